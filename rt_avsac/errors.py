@@ -1,0 +1,21 @@
+"""The errors a user can cause or meet, each with the exit code of the command line."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something asked for cannot be had. The message is one line: what failed, asked X, got Y, what to do."""
+
+    exit_code = 2
+
+
+class SourceError(UserError):
+    """A camera, microphone or file cannot be opened, or was lost."""
+
+    exit_code = 3
+
+
+class ModelError(UserError):
+    """A checkpoint or an engine bundle is missing, corrupt or made for another machine."""
+
+    exit_code = 2
