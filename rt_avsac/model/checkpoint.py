@@ -1,0 +1,82 @@
+"""Checkpoints: safetensors with the settings inside; tensors and plain values only, nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rt_avsac.config import override
+from rt_avsac.errors import ModelError, UserError
+from rt_avsac.model.avsac import Avsac
+from rt_avsac.model.settings import ModelSettings
+
+FORMAT = 1
+METADATA_KEY = "rt_avsac"
+
+
+def save(path: str | Path, net: Avsac, classes: list[str], extra: dict[str, Any], half: bool = False) -> None:
+    """Writes weights, settings, class names and `extra` (plain values) to `path`, atomically."""
+    from safetensors.torch import save_file
+
+    header = {"format": FORMAT, "settings": dataclasses.asdict(net.settings), "classes": classes, **extra}
+    state = {
+        key: value.detach().to(torch.float16 if half and value.is_floating_point() else value.dtype).contiguous().cpu()
+        for key, value in net.state_dict().items()
+    }
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        save_file(state, temporary, {METADATA_KEY: json.dumps(header)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Settings, classes and the rest, without the weights. ModelError for anything that is not such a file."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ModelError(f"model {path}: no such file") from None
+    except Exception as error:
+        raise ModelError(f"model {path}: not a readable safetensors checkpoint: {error}") from None
+    try:
+        header = json.loads(metadata[METADATA_KEY])
+    except (KeyError, ValueError):
+        raise ModelError(f"model {path}: no rt-avsac settings inside; make one with `python -m train`") from None
+    if header.get("format") != FORMAT:
+        raise ModelError(f"model {path}: format {header.get('format')!r}, this version reads {FORMAT}; update rt-avsac")
+    return header
+
+
+def load(path: str | Path) -> tuple[Avsac, dict[str, Any]]:
+    """The network in eval mode (float32) and its header; ModelError when the file does not fit."""
+    from safetensors.torch import load_file
+
+    header = read_header(path)
+    try:
+        net = Avsac(override(ModelSettings(), header["settings"], f"model {path}"))
+        state = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+        net.load_state_dict(state)
+    except UserError as error:
+        raise ModelError(str(error)) from None
+    except (RuntimeError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(f"model {path}: weights do not fit the settings inside: {first}") from None
+    return net.eval(), header
+
+
+def sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

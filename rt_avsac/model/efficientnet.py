@@ -1,0 +1,103 @@
+"""EfficientNet-Lite0 picture backbone (ReLU6, no squeeze-excite: made for INT8), levels at strides 4, 8, 16, 32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rt_avsac.errors import ModelError
+
+# expansion, kernel, stride, channels out, repeats
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+LEVEL_AFTER_STAGE = (1, 2, 4, 6)  # strides 4, 8, 16, 32
+BATCH_NORM_EPS = 1e-3
+
+
+def conv_bn(channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(channels_out, eps=BATCH_NORM_EPS),
+    )
+
+
+class Block(nn.Module):
+    """Inverted residual: expand 1x1, depthwise, project 1x1."""
+
+    def __init__(self, channels_in: int, expansion: int, kernel: int, stride: int, channels_out: int) -> None:
+        super().__init__()
+        hidden = channels_in * expansion
+        self.expand = conv_bn(channels_in, hidden, 1) if expansion > 1 else None
+        self.depthwise = conv_bn(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = conv_bn(hidden, channels_out, 1)
+        self.residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else torch.clamp(self.expand(x), 0.0, 6.0)
+        y = self.project(torch.clamp(self.depthwise(y), 0.0, 6.0))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """image [B, 3, H, W], RGB in [0, 255] → four levels at strides 4, 8, 16, 32."""
+
+    channels = (24, 40, 112, 320)
+    mean, std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 32, 3, 2)
+        width, stages = 32, []
+        for expansion, kernel, stride, channels, repeats in STAGES:
+            blocks = []
+            for index in range(repeats):
+                blocks.append(Block(width, expansion, kernel, stride if index == 0 else 1, channels))
+                width = channels
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = torch.clamp(self.stem((image - 127.0) / 128.0), 0.0, 6.0)
+        levels = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in LEVEL_AFTER_STAGE:
+                levels.append(x)
+        return levels
+
+
+def load_pretrained(net: EfficientNetLite0, path: str | Path) -> None:
+    """Reads the published ImageNet weights (`_blocks.3._expand_conv.weight` …) into `net`; classifier ignored."""
+    try:
+        published = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"EfficientNet-Lite0 weights {path}: cannot be read: {error}") from None
+    blocks = [
+        (stage, index, block.expand is not None)
+        for stage, sequence in enumerate(net.stages)
+        for index, block in enumerate(sequence)  # type: ignore[arg-type]
+    ]
+    prefixes = {"stem.0": "_conv_stem", "stem.1": "_bn0"}
+    for number, (stage, index, expands) in enumerate(blocks):
+        ours, theirs = f"stages.{stage}.{index}", f"_blocks.{number}"
+        if expands:
+            prefixes |= {f"{ours}.expand.0": f"{theirs}._expand_conv", f"{ours}.expand.1": f"{theirs}._bn0"}
+        prefixes |= {f"{ours}.depthwise.0": f"{theirs}._depthwise_conv", f"{ours}.depthwise.1": f"{theirs}._bn1"}
+        prefixes |= {f"{ours}.project.0": f"{theirs}._project_conv", f"{ours}.project.1": f"{theirs}._bn2"}
+    state = {}
+    for key in net.state_dict():
+        prefix, _, leaf = key.rpartition(".")
+        source = f"{prefixes[prefix]}.{leaf}"
+        if source not in published:
+            raise ModelError(f"EfficientNet-Lite0 weights {path}: not an EfficientNet-Lite0 file: no {source!r}")
+        state[key] = published[source]
+    net.load_state_dict(state)

@@ -1,0 +1,65 @@
+"""YAMNet's convolutional body: log-mel picture to a grid of audio cells (a MobileNet-v1, BatchNorm folded)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rt_avsac.errors import ModelError
+from rt_avsac.model.log_mel import LogMel
+
+WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
+
+
+class SameConv(nn.Conv2d):
+    """3x3 convolution with TensorFlow's "same" padding: at stride 2 on even sizes, one row below and right."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.stride[0] == 2:
+            return super().forward(F.pad(input, (0, 1, 0, 1)))
+        return super().forward(input)
+
+
+def same_conv(channels_in: int, channels_out: int, stride: int, groups: int = 1) -> SameConv:
+    return SameConv(channels_in, channels_out, 3, stride, padding=0 if stride == 2 else 1, groups=groups)
+
+
+class YamNet(nn.Module):
+    """audio [B, 15600] → cells [B, 1024, 3, 2] (time x frequency, stride 32)."""
+
+    dim = 1024
+    grid = (3, 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_mel = LogMel(offset=0.001)
+        self.c1 = same_conv(1, 32, 2)
+        widths = (32, *WIDTHS)
+        self.dw = nn.ModuleList(
+            same_conv(width, width, stride, width) for width, stride in zip(widths, STRIDES, strict=False)
+        )
+        self.pw = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, WIDTHS, strict=False))
+
+    def forward(self, audio: Tensor) -> Tensor:
+        x = F.relu(self.c1(self.log_mel(audio)))
+        for depthwise, pointwise in zip(self.dw, self.pw, strict=True):
+            x = F.relu(pointwise(F.relu(depthwise(x))))
+        return x
+
+
+def load_pretrained(net: YamNet, path: str | Path) -> None:
+    """Reads the published weights (safetensors, BatchNorm folded, `fc` ignored) into `net`."""
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except Exception as error:
+        raise ModelError(f"YAMNet weights {path}: cannot be read: {error}") from None
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        odd = (missing + unexpected)[0]
+        raise ModelError(f"YAMNet weights {path}: not a YAMNet file: {len(missing)} missing, first odd key {odd!r}")
