@@ -19,7 +19,7 @@ class LiveSettings:
     """Everything `rt-avsac live` can be told. Units are in the names."""
 
     camera: str = "0"  # index, /dev path, rtsp/http URL, file, or "demo"
-    mic: str = "default"  # "default", name, index, "same" (sound of the camera's file or stream), file, or "none"
+    mic: str = "auto"  # "auto" (same for a file, else default), "default", name, index, "same" (sound of the camera's file or stream), file, or "none"
     camera_width: int = 640  # asked of the camera, pixels
     camera_height: int = 480
     camera_fps: float = 30.0
@@ -30,7 +30,9 @@ class LiveSettings:
     max_audio_wait_ms: float = 50.0  # how long a frame waits for its audio before it goes out as "late"
     reopen_min_s: float = 0.5  # first pause before a lost source is opened again; doubles, with jitter
     reopen_max_s: float = 10.0
-    on_source_loss: Literal["reopen", "exit"] = "reopen"
+    # auto: what is lost is opened again, but a device or file that is not there at the start ends the run (exit 3);
+    # reopen: also waits for a device that is not there yet; exit: any loss ends the run
+    on_source_loss: Literal["auto", "reopen", "exit"] = "auto"
     source: str = "cam0"  # name in the topics: rtavsac/v1/<source>/masks/
     bind: str = "tcp://127.0.0.1:5555"
     server_key: str = ""  # CURVE secret key file of `rt-avsac keygen`; "" = no encryption
@@ -47,6 +49,7 @@ class LiveSettings:
     realtime: bool = True  # False: a file as fast as it goes, every frame, deterministic
     duration_s: float = 0.0  # 0 = until stopped or the file ends
     record: str = ""  # folder to record into
+    annotate: str = ""  # video file (.mp4) of the pictures with the masks drawn in
     log_json: bool = False
 
 

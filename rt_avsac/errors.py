@@ -19,3 +19,15 @@ class ModelError(UserError):
     """A checkpoint or an engine bundle is missing, corrupt or made for another machine."""
 
     exit_code = 2
+
+
+class AddressError(UserError):
+    """An address cannot be bound or connected: taken, not ours, or not an address."""
+
+    exit_code = 4
+
+
+class DiskError(UserError):
+    """A file cannot be written: the disk is full, or the folder is not ours."""
+
+    exit_code = 5
