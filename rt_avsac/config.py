@@ -19,7 +19,9 @@ class LiveSettings:
     """Everything `rt-avsac live` can be told. Units are in the names."""
 
     camera: str = "0"  # index, /dev path, rtsp/http URL, file, or "demo"
-    mic: str = "auto"  # "auto" (same for a file, else default), "default", name, index, "same" (sound of the camera's file or stream), file, or "none"
+    mic: str = "auto"  # "default", name, index, "same" (sound of the camera's file or stream), file, "none";
+    # "auto" = "same" for a file, else "default"
+    loop: bool = False  # start a file again at its end; the demo does so by itself until duration_s
     camera_width: int = 640  # asked of the camera, pixels
     camera_height: int = 480
     camera_fps: float = 30.0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 TimeSource = Literal["v4l2", "pts", "arrival"]
 AudioStatus = Literal["ok", "late", "missing", "gap"]
+SourceState = Literal["opening", "ok", "lost", "ended"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
