@@ -95,13 +95,15 @@ class Avsac(nn.Module):
         if settings.class_match and settings.num_classes == 1:
             raise ValueError("model: class_match needs num_classes > 1")
 
-    @property
-    def position(self) -> Tensor:
+    def position(self, seen: Seen) -> Tensor:
         """float32 [1, L, d]: where and at which level each visual token lies."""
-        parts = [
-            getattr(self, f"position{stride}") + self.level[index]
-            for index, stride in enumerate(self.settings.token_strides)
-        ]
+        parts = []
+        for index, stride in enumerate(self.settings.token_strides):
+            height, width = seen.levels[STRIDES.index(stride)].shape[-2:]
+            place = getattr(self, f"position{stride}")
+            if height * width != len(place):  # another picture size than the settings' (training at smaller ones)
+                place = sine_position(height, width, self.settings.dim).to(place)
+            parts.append(place + self.level[index])
         return torch.cat(parts)[None]
 
     def see(self, image: Tensor) -> Seen:
@@ -111,8 +113,14 @@ class Avsac(nn.Module):
         return Seen(tokens, tuple(levels[stride] for stride in STRIDES), lateral4, class_logit)
 
     def hear(self, audio: Tensor) -> Heard:
-        """A0 = learned queries + audio; query i carries cell i mod audio_tokens of the time-frequency grid (choice)."""
-        cells = self.audio_encoder(audio).flatten(2).transpose(1, 2)
+        return self.hear_cells(self.audio_encoder(audio))
+
+    def hear_cells(self, cells: Tensor) -> Heard:
+        """A0 = learned queries + audio; query i carries cell i mod audio_tokens of the time-frequency grid (choice).
+
+        cells [B, c, h, w]: what the audio encoder gives.
+        """
+        cells = cells.flatten(2).transpose(1, 2)
         pooled = cells.mean(dim=1)
         if self.settings.audio_tokens == 1:
             cells = pooled[:, None]
@@ -121,7 +129,7 @@ class Avsac(nn.Module):
         return Heard(queries, self.audio_class_head(pooled) if self.settings.num_classes > 1 else None)
 
     def decode(self, seen: Seen, heard: Heard) -> Decoded:
-        f_vga, f_agv = self.bavd(heard.queries, seen.tokens, self.position)
+        f_vga, f_agv = self.bavd(heard.queries, seen.tokens, self.position(seen))
         feature = self.mask_feature(f_agv, seen)
         product = torch.einsum("bmhw,bnm->bnhw", feature, self.query_projection(f_vga)) * feature.shape[1] ** -0.5
         if self.settings.class_match:
@@ -131,8 +139,8 @@ class Avsac(nn.Module):
     def mask_feature(self, f_agv: Tensor, seen: Seen) -> Tensor:
         """The finest token level, upsampled over the picture's own levels to stride 4: [B, m, H/4, W/4]."""
         stride = self.settings.token_strides[0]
-        side = self.settings.image_size // stride
-        x = f_agv[:, : side * side].transpose(1, 2).unflatten(2, (side, side))
+        height, width = seen.levels[STRIDES.index(stride)].shape[-2:]
+        x = f_agv[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
         while stride > 8:
             stride //= 2
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear") + seen.levels[STRIDES.index(stride)]
