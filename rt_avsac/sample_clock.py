@@ -44,7 +44,7 @@ class SampleClock:
         self.started = False
 
     def update(self, now_ns: int, position_ns: int, lost: bool = False) -> None:
-        """A block that ends at `position_ns` arrived at `now_ns`; `lost`: the driver says that samples before it are gone.
+        """A block that ends at `position_ns` arrived at `now_ns`; `lost`: samples before it are gone, says the driver.
 
         A stall followed by a burst of the old samples leaves the clock as it is; a stall that lost them shows as
         blocks that stay too late.

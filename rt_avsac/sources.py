@@ -126,7 +126,7 @@ class Sources:
         self._stack.close()
 
     def next(self, timeout_s: float) -> Window | None:
-        """The next window; None if none came in time or at the end (`ended`). SourceError for a source lost for good."""
+        """The next window; None if none came in time or at the end (`ended`). SourceError for a source lost."""
         for source in self.sources:
             source.check()
         if self._media is not None and not self.settings.realtime:
