@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from rt_avsac.errors import UserError
 from train.classes import IGNORE
 
+FINE = 8  # parts of a pixel in which polygons are drawn
+
 
 @dataclass(frozen=True)
 class PngLabels:
@@ -62,15 +64,20 @@ def draw(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
         if flat.size != height * width:
             raise UserError(f"COCO mask: run lengths give {flat.size} pixels, the picture has {height * width}")
         return flat.reshape(width, height).T
-    mask = np.zeros((height, width), np.uint8)
+    mask = np.zeros((height, width), bool)
     for polygon in segmentation:
         points = np.array(polygon, np.float64).reshape(-1, 2)
-        cv2.fillPoly(mask, [np.round(points - 0.5).astype(np.int32)], 1)
-    return mask.astype(bool)
+        left, top = np.clip(np.floor(points.min(axis=0)), 0, (width, height)).astype(int)
+        right, bottom = np.clip(np.ceil(points.max(axis=0)), 0, (width, height)).astype(int)
+        fine = np.zeros(((bottom - top) * FINE, (right - left) * FINE), np.uint8)
+        if fine.size:  # OpenCV draws edges too: on a finer grid, only the pixels' centres are asked
+            cv2.fillPoly(fine, [np.round((points - (left, top)) * FINE).astype(np.int32)], 1)
+            mask[top:bottom, left:right] |= fine[FINE // 2 :: FINE, FINE // 2 :: FINE] > 0
+    return mask
 
 
 def decompress(text: str) -> list[int]:
-    """COCO's text form of run lengths: 5 bits a character, least first; from the fourth on, difference to two before."""
+    """COCO's text form of run lengths: 5 bits a character, least first; after the third, differences to two before."""
     runs: list[int] = []
     position = 0
     while position < len(text):
@@ -88,7 +95,7 @@ def decompress(text: str) -> list[int]:
 
 
 def read_coco(path: Path, images: Path, table: dict[str, int], other: int) -> list[tuple[str, Path, CocoLabels]]:
-    """(name, picture file, labels) of each picture in a COCO file that has objects; `table`: category name → our class."""
+    """(name, picture file, labels) of each picture with objects in a COCO file; `table`: category name → our class."""
     import json
 
     try:

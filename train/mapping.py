@@ -1,4 +1,4 @@
-"""Data sets by mapping: any class-PNG or COCO picture set and any folder of sounds become PictureItem and SoundItem.
+"""Data sets by mapping: any class-PNG or COCO picture set, any folder of sounds → PictureItem and SoundItem.
 
 `load_pictures(data, split)` and `load_sounds(data, split)` take a folder with `images.json` and `audio.json`, or a
 TOML mapping file with [[pictures]] and [[sounds]] tables (`configs/data_example.toml` explains each key).
@@ -6,6 +6,7 @@ TOML mapping file with [[pictures]] and [[sounds]] tables (`configs/data_example
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from rt_avsac.config import override, read_file
 from rt_avsac.errors import UserError
 from train.audio_file import read_samples
-from train.classes import CLASS_OF_LABEL, CLASSES, IGNORE, LEFT_OUT, OFF_SCREEN
+from train.classes import CLASSES, IGNORE, OFF_SCREEN, class_id_of, class_of_label
 from train.label_map import CocoLabels, PngLabels, read_coco
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -58,7 +59,8 @@ class PictureItem:
         """uint8 [H, W] class ids, 255 = ignore."""
         return self.labels.read()
 
-    def area(self) -> dict[int, float]:
+    @functools.cached_property
+    def areas(self) -> dict[int, float]:
         """Class id → share of the picture, without background and ignore; read from the labels unless stated."""
         if self.known_area is not None:
             return self.known_area
@@ -133,7 +135,7 @@ def load_sounds(data: str | Path, split: str | None = None) -> list[SoundItem]:
     """Sounds of `split` (None = all), in a fixed order. UserError for what is missing or does not fit."""
     items: list[SoundItem] = []
     for root, table, classes in _tables(data, "sounds", SoundSet()):
-        class_of = _class_of_label(table, classes, f"{data} [sounds.classes]")
+        class_of = class_of_label(classes, f"{data} [sounds.classes]")
         for row in _sound_rows(root, table):
             if (class_id := class_of.get(row["label"], OFF_SCREEN if table.others == "off-screen" else None)) is None:
                 continue
@@ -185,15 +187,6 @@ def _draw_split(name: str, val_share: float) -> str:
     return "val" if int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) < val_share * 2**32 else "train"
 
 
-def _class_id(name: str, where: str, words: dict[str, int]) -> int:
-    if name in words:
-        return words[name]
-    if name in CLASSES:
-        return CLASSES.index(name)
-    known = ", ".join([*words, *CLASSES[1:]])
-    raise UserError(f"{where}: asked class {name!r}, which is none of: {known}")
-
-
 def _read_index(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -210,7 +203,7 @@ def _index_pictures(root: Path, table: PictureSet, classes: dict[str, str]) -> l
     content = _read_index(path)
     try:
         names = content["classes"]
-        wanted = [_class_id(classes.get(name, name), f"data {path}", WORDS) for name in names]
+        wanted = [class_id_of(classes.get(name, name), f"data {path}", WORDS) for name in names]
         recode = None
         if wanted != list(range(len(names))):
             recode = tuple(wanted + [IGNORE] * (256 - len(names)))
@@ -237,7 +230,7 @@ def _png_pictures(root: Path, table: PictureSet, classes: dict[str, str]) -> lis
     for value, name in classes.items():
         if not value.isdigit() or int(value) > 255:
             raise UserError(f"mapping: [pictures.classes] of class PNGs asks numbers 0 to 255, got {value!r}")
-        recode[int(value)] = _class_id(name, "mapping [pictures.classes]", WORDS)
+        recode[int(value)] = class_id_of(name, "mapping [pictures.classes]", WORDS)
     folder, images = root / table.path, root / table.images
     if table.names:
         try:
@@ -259,7 +252,7 @@ def _png_pictures(root: Path, table: PictureSet, classes: dict[str, str]) -> lis
 
 def _coco_pictures(root: Path, table: PictureSet, classes: dict[str, str]) -> list[PictureItem]:
     wanted = {name: index for index, name in enumerate(CLASSES)}
-    wanted |= {theirs: _class_id(ours, "mapping [pictures.classes]", WORDS) for theirs, ours in classes.items()}
+    wanted |= {theirs: class_id_of(ours, "mapping [pictures.classes]", WORDS) for theirs, ours in classes.items()}
     found = read_coco(root / table.path, root / table.images, wanted, WORDS[table.others])
     return [_picture(name, path, labels, root, table) for name, path, labels in found]
 
@@ -267,15 +260,6 @@ def _coco_pictures(root: Path, table: PictureSet, classes: dict[str, str]) -> li
 def _picture(name: str, path: Path, labels: PngLabels | CocoLabels, root: Path, table: PictureSet) -> PictureItem:
     split = table.split or _draw_split(name, table.val_share)
     return PictureItem(name, split, path, labels, table.source or root.resolve().name, table.licence, table.quality)
-
-
-def _class_of_label(table: SoundSet, classes: dict[str, str], where: str) -> dict[str, int | None]:
-    known: dict[str, int | None] = {name: index for index, name in enumerate(CLASSES) if index}
-    known |= {label: CLASSES.index(name) for label, name in CLASS_OF_LABEL.items()}
-    known |= dict.fromkeys(LEFT_OUT)
-    for label, name in classes.items():
-        known[label] = None if name == "left-out" else _class_id(name, where, {"off-screen": OFF_SCREEN, "left-out": 0})
-    return known
 
 
 def _sound_rows(root: Path, table: SoundSet) -> list[dict[str, str]]:
