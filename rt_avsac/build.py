@@ -1,0 +1,172 @@
+"""How each backend's engine files are made from a checkpoint. Loads torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import rt_avsac
+from rt_avsac.bundle import Machine, Manifest, sha256
+from rt_avsac.errors import ModelError
+from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
+from rt_avsac.probe import deviation, time_runs, windows
+
+if TYPE_CHECKING:
+    from rt_avsac.compile import Progress, Request
+    from rt_avsac.model.avsac import Avsac
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a builder knows beyond the files that it wrote."""
+
+    precision: str
+    header: dict[str, Any]  # the checkpoint's
+    options: dict[str, str] = field(default_factory=dict)
+    deviation: dict[str, float] = field(default_factory=dict)
+    measured_ms: dict[str, float] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    runtime: dict[str, str] | None = None  # None: the machine's
+
+
+def manifest_of(request: Request, built: Built, machine: Machine) -> Manifest:
+    header = built.header
+    num_classes = int(header["settings"]["num_classes"])
+    return Manifest(
+        name=str(header["settings"]["name"]),
+        checkpoint_sha256=sha256(request.checkpoint),
+        backend=request.backend,
+        precision=built.precision,
+        image_size=int(header["settings"]["image_size"]),
+        num_audio_samples=NUM_AUDIO_SAMPLES,
+        classes=list(header["classes"]),
+        num_outputs=3 if num_classes > 1 else 1,
+        runtime=machine.runtime if built.runtime is None else built.runtime,
+        device=machine.device,
+        driver=machine.driver,
+        rt_avsac=rt_avsac.__version__,
+        options=built.options,
+        deviation=built.deviation,
+        measured_ms=built.measured_ms,
+        calibration=built.calibration,
+        weights_licence=str(header.get("licence", "not stated")),
+    )
+
+
+def for_torch(request: Request, folder: Path, say: Progress) -> Built:
+    """The checkpoint itself; int8 adds its calibration and is simulated."""
+    from rt_avsac.engines.torch import CALIBRATION, ENGINE
+    from rt_avsac.model.checkpoint import load
+
+    precision = "fp32" if request.precision == "auto" else request.precision
+    _, header = load(request.checkpoint)
+    shutil.copyfile(request.checkpoint, folder / ENGINE)
+    calibration = {}
+    if precision == "int8":
+        calibration = calibration_of(request).summary()
+        shutil.copyfile(request.calibration, folder / CALIBRATION)
+    # weights run on any version of torch
+    return Built(precision, header, calibration=calibration, runtime={})
+
+
+def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
+    """An OpenVINO model; "auto" measures what this processor is good at and takes the fastest that is exact enough."""
+    from rt_avsac.engines.openvino import ENGINE, capabilities, compile_model, import_openvino
+    from rt_avsac.model.checkpoint import load
+
+    ov = import_openvino()
+    core = ov.Core()
+    able = capabilities(core)
+    for kind, label in (("bf16", "BF16"), ("fp16", "FP16")):
+        if request.precision == kind and label not in able:
+            raise ModelError(
+                f"precision {kind}: this processor computes {', '.join(able) or 'fp32 only'}; use fp32 or int8"
+            )
+    net, header = load(request.checkpoint)
+    precision, calibration = request.precision, None
+    if precision == "int8" or (precision == "auto" and request.calibration):
+        calibration = calibration_of(request)
+        precision = "int8"
+    say("converting the network")
+    model = convert(net, calibration)
+    probes = windows(net.settings.image_size, NUM_AUDIO_SAMPLES)
+    say("measuring on this processor")
+    # what is not int8 runs in one of these; bf16 only where the processor has it, and only if it is faster
+    hints = {"fp32": ["f32"], "bf16": ["bf16"], "fp16": ["f16"]}.get(precision)
+    if hints is None:
+        hints = ["f32", *(["bf16"] if "BF16" in able else []), *(["f16"] if "FP16" in able else [])]
+    compiled = {hint: compile_model(core, model, hint, request.num_threads) for hint in hints}
+    runs = {hint: infer_function(item) for hint, item in compiled.items()}
+    measured = time_runs(runs, probes[0])
+    hint = min(measured, key=lambda key: measured[key])
+    if precision == "auto":
+        precision = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}[hint]
+    ov.save_model(model, folder / ENGINE, compress_to_fp16=False)
+    return Built(
+        precision,
+        header,
+        options={"hint": hint},
+        deviation=deviation(net, runs[hint], probes),
+        measured_ms=measured,
+        calibration=calibration.summary() if calibration else {},
+    )
+
+
+def convert(net: Avsac, calibration: Any | None) -> Any:
+    """An openvino.Model of the deployed network with static shapes, Q/DQ inside when calibrated."""
+    import warnings
+
+    import torch
+
+    from rt_avsac.engines.openvino import import_openvino
+    from rt_avsac.model.avsac import Deployed
+
+    ov = import_openvino()
+    deployed: Any = Deployed(net).eval()
+    if calibration is not None:
+        from rt_avsac.quantize import quantized
+
+        deployed = quantized(net, calibration)
+    size = net.settings.image_size
+    example = (torch.zeros(1, size, size, 3, dtype=torch.uint8), torch.zeros(1, NUM_AUDIO_SAMPLES))
+    shapes = [([1, size, size, 3], ov.Type.u8), ([1, NUM_AUDIO_SAMPLES], ov.Type.f32)]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's remarks on constant shapes
+        return ov.convert_model(deployed, example_input=example, input=shapes)
+
+
+def infer_function(compiled: Any) -> Callable[[Any, Any], list[np.ndarray]]:
+    """(image [1, S, S, 3], audio [1, n]) → outputs, of a compiled OpenVINO model."""
+    request = compiled.create_infer_request()
+
+    def run(image: np.ndarray, audio: np.ndarray) -> list[np.ndarray]:
+        request.infer({0: image, 1: audio})
+        return [np.array(request.get_output_tensor(i).data) for i in range(len(compiled.outputs))]
+
+    return run
+
+
+def calibration_of(request: Request) -> Any:
+    """The calibration asked for, made for this very checkpoint; ModelError else."""
+    from rt_avsac.quantize import read_calibration
+
+    if not request.calibration:
+        raise ModelError(
+            f"precision int8: no calibration beside {request.checkpoint}; make one with `python -m calibrate` "
+            "and give it with --calibration"
+        )
+    calibration = read_calibration(request.calibration)
+    if calibration.checkpoint_sha256 != (found := sha256(request.checkpoint)):
+        raise ModelError(
+            f"calibration {request.calibration}: made for checkpoint {calibration.checkpoint_sha256[:12]}, "
+            f"this is {found[:12]}; calibrate again"
+        )
+    return calibration
+
+
+BUILDERS: dict[str, Callable[[Request, Path, Progress], Built]] = {"openvino": for_openvino, "torch": for_torch}

@@ -1,0 +1,115 @@
+"""OpenVINO: the CPU backend (x86-64 and ARM), fp32, bf16, fp16 and int8. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_avsac.bundle import Machine, Manifest
+from rt_avsac.config import LiveSettings
+from rt_avsac.engines import Outputs
+from rt_avsac.errors import ModelError
+
+if TYPE_CHECKING:
+    import openvino
+
+ENGINE = "engine.xml"
+WEIGHTS = "engine.bin"
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+def import_openvino() -> Any:
+    # its usage statistics are sent over the network unless refused before the import
+    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLED", "1")
+    try:
+        import openvino
+
+        return openvino
+    except ImportError as error:
+        raise ModelError(
+            f"backend openvino: cannot be imported ({error}); pip install openvino, or use torch"
+        ) from None
+
+
+def machine() -> Machine:
+    """Runtime version and processor, with what its instructions are good for."""
+    ov = import_openvino()
+    core = ov.Core()
+    name = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
+    return Machine({"openvino": ov.__version__.split("-")[0]}, f"{name} ({', '.join(capabilities(core))})", "")
+
+
+def capabilities(core: Any) -> list[str]:
+    """Of FP16, BF16, INT8 and the like, what this processor computes in itself."""
+    known = ("FP16", "BF16", "INT8")
+    found = {str(item) for item in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
+    return [item for item in known if item in found]
+
+
+def compile_model(core: Any, model: Any, hint: str, num_threads: int) -> openvino.CompiledModel:
+    """`model`: an openvino.Model or the path of its .xml; `hint`: f32, bf16 or f16 for whatever is not int8."""
+    config = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": num_threads,
+    }
+    return core.compile_model(model, "CPU", config)
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "rt-avsac" / "openvino"
+
+
+class OpenVinoEngine:
+    """One compiled model and its one request; `run` is not for two threads at once."""
+
+    backend = "openvino"
+
+    def __init__(self, compiled: Any, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.precision = manifest.precision
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+
+    def run(self, image: NDArray[np.uint8], audio: NDArray[np.float32]) -> Outputs:
+        """image uint8 [S, S, 3], audio float32 [n] → fresh arrays."""
+        self._request.infer({0: image[None], 1: audio[None]}, share_inputs=True)
+        arrays = [self._request.get_output_tensor(index).data for index in range(self.manifest.num_outputs)]
+        sounding = np.array(arrays[0][0], np.float32)
+        if len(arrays) == 1:
+            return Outputs(sounding, None, None)
+        return Outputs(sounding, np.array(arrays[1][0], np.float32), np.array(arrays[2][0], np.float32))
+
+    def close(self) -> None:
+        self._request = self._compiled = None
+
+    def __enter__(self) -> OpenVinoEngine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> OpenVinoEngine:
+    """The bundle's engine on the CPU; ModelError when OpenVINO cannot read it."""
+    ov = import_openvino()
+    core = ov.Core()
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        core.set_property({"CACHE_DIR": str(cache)})
+    except OSError:
+        pass  # a read-only home only makes the start slower
+    hint = manifest.options.get("hint") or HINTS[manifest.precision]
+    try:
+        compiled = compile_model(core, str(folder / ENGINE), hint, settings.num_threads)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(f"bundle {folder}: OpenVINO cannot load {ENGINE}: {reason}; compile it again") from None
+    return OpenVinoEngine(compiled, manifest)

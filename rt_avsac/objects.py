@@ -1,0 +1,83 @@
+"""From probability maps to objects: connected regions of one class each, with score, box and centroid."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt_avsac.config import LiveSettings
+from rt_avsac.flow import Region
+
+BINARY_LABEL = "sounding"
+
+
+def find_objects(
+    sounding: NDArray[np.float32],
+    class_probability: NDArray[np.float32] | None,
+    audio_probability: NDArray[np.float32] | None,
+    classes: tuple[str, ...],
+    settings: LiveSettings,
+    image_width: int,
+    image_height: int,
+) -> tuple[Region, ...]:
+    """sounding [h, w], class_probability [C, h/k, w/k], audio_probability [C] → regions, best score first.
+
+    A pixel sounds from `settings.threshold` on, and is of the foreground class with the greatest
+    P(pixel is c) x P(c is heard): what is seen, weighted with what is heard. Regions are 8-connected, of one class;
+    smaller than `settings.min_area_px` they are dropped. Score = mean sounding probability of the region x mean share
+    of its class in that product. A binary model (no class maps) gives regions of class 1. Ties keep reading order.
+    """
+    import cv2
+
+    mask = sounding >= settings.threshold
+    if np.count_nonzero(mask) < max(settings.min_area_px, 1):
+        return ()
+    height, width = sounding.shape
+    if class_probability is None or audio_probability is None:
+        class_map = np.ones((height, width), np.uint8)
+        share = np.ones((height, width), np.float32)
+    else:
+        class_map, share = name_pixels(class_probability, audio_probability, height, width)
+    x_scale, y_scale = image_width / width, image_height / height
+    regions = []
+    for class_id in np.unique(class_map[mask]).tolist():
+        of_class = mask & (class_map == class_id)
+        count, label_map, stats, centroids = cv2.connectedComponentsWithStats(of_class.view(np.uint8), connectivity=8)
+        for label in range(1, count):
+            x, y, w, h, area = stats[label].tolist()
+            if area < settings.min_area_px:
+                continue
+            region = label_map == label
+            region.flags.writeable = False
+            score = float(sounding[region].mean() * share[region].mean())
+            left, top = int(x * x_scale), int(y * y_scale)
+            right = min(int(np.ceil((x + w) * x_scale)), image_width)
+            bottom = min(int(np.ceil((y + h) * y_scale)), image_height)
+            center_x, center_y = centroids[label].tolist()
+            regions.append(
+                Region(
+                    class_id=class_id,
+                    label=classes[class_id] if class_id < len(classes) else BINARY_LABEL,
+                    score=min(max(score, 0.0), 1.0),
+                    bbox=(left, top, right - left, bottom - top),
+                    centroid=((center_x + 0.5) * x_scale, (center_y + 0.5) * y_scale),
+                    area_px=area,
+                    mask=region,
+                )
+            )
+    regions.sort(key=lambda region: (-region.score, region.class_id, region.bbox))
+    return tuple(regions)
+
+
+def name_pixels(
+    class_probability: NDArray[np.float32], audio_probability: NDArray[np.float32], height: int, width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Class of each pixel, uint8 [height, width] (never 0, the background), and its share of the product."""
+    product = class_probability[1:] * audio_probability[1:, None, None]
+    best = product.argmax(axis=0)
+    share = np.take_along_axis(product, best[None], axis=0)[0] / np.maximum(product.sum(axis=0), 1e-12)
+    rows, columns = best.shape
+    assert (height % rows, width % columns) == (0, 0), "class maps are a whole fraction of the mask"
+    repeat_y, repeat_x = height // rows, width // columns
+    class_map = (best + 1).astype(np.uint8).repeat(repeat_y, axis=0).repeat(repeat_x, axis=1)
+    return class_map, share.astype(np.float32).repeat(repeat_y, axis=0).repeat(repeat_x, axis=1)
