@@ -1,0 +1,99 @@
+"""Command line of `python -m train CONFIG key=value …`: opens data and network, resumes, trains."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from rt_avsac.config import split_assignments
+from rt_avsac.errors import UserError
+from rt_avsac.model import checkpoint, efficientnet, yamnet
+from rt_avsac.model.avsac import Avsac
+from train import loop, state
+from train.log import Log
+from train.mapping import load_pictures, load_sounds
+from train.scene import Pictures
+from train.settings import RunSettings, read_run
+from train.sound import Sounds
+from train.sources import open_composed
+from train.validate import make_probes, save_sheet, validate
+
+VALIDATION_SEED = 20_26
+
+
+def make_net(run: RunSettings) -> Avsac:
+    """The network of the settings with the pretrained weights they name."""
+    torch.manual_seed(run.train.seed)
+    net = Avsac(run.model)
+    if run.train.backbone_weights:
+        efficientnet.load_pretrained(net.backbone, run.train.backbone_weights)  # type: ignore[arg-type]
+    if run.train.audio_weights:
+        yamnet.load_pretrained(net.audio_encoder, run.train.audio_weights)  # type: ignore[arg-type]
+    if run.train.start_from:
+        other, header = checkpoint.load(run.train.start_from)
+        try:
+            net.load_state_dict(other.state_dict())
+        except RuntimeError:
+            raise UserError(
+                f"training: start_from {run.train.start_from} is {header['settings']['name']}, whose weights do not "
+                f"fit {run.model.name}; give the config it was trained with"
+            ) from None
+    return net
+
+
+def train(run: RunSettings) -> None:
+    """One run, from its last checkpoint if there is one in `train.out`."""
+    out = Path(run.train.out)
+    out.mkdir(parents=True, exist_ok=True)
+    loop.limit_threads(run.train.num_threads)
+    rank, _ = loop.world()
+    net = make_net(run)
+    kept = state.start(net, run.train)
+    if (out / "state.pt").is_file():
+        state.read(out / "state.pt", kept)
+    log = Log(out, kept.step) if rank == 0 else None
+    say = log.say if log else lambda text: None
+    if kept.step:
+        say(f"resumed {out} at step {kept.step}")
+    data = open_composed(run, net.audio_encoder, say)
+    sounds = Sounds(load_sounds(run.data.root, "val"), run.data)
+    pictures = Pictures(load_pictures(run.data.root, "val"), sounds.classes, run.data)
+    probes = make_probes(
+        pictures, sounds, run.data, run.train.num_validation_scenes, run.model.image_size, VALIDATION_SEED,
+        run.model.num_classes,
+    )
+
+    def check(now: state.State) -> dict[str, float]:
+        if rank != 0:
+            return {}
+        save_sheet(out / f"masks-{now.step:06}.jpg", now.ema, probes)
+        return validate(now.ema, probes)
+
+    loop.run(run, data, kept, check, log)  # type: ignore[arg-type]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    parser.add_argument("config", help="configs/….toml; what it leaves out keeps its default")
+    parser.add_argument("assignments", nargs="*", metavar="key=value", help="settings on top, such as lr=1e-4")
+    arguments = parser.parse_args(argv)
+    several = "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    try:
+        if several:
+            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        train(read_run(arguments.config, split_assignments(arguments.assignments)))
+    except UserError as error:
+        print(f"python -m train: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("python -m train: stopped; the same command resumes at the last checkpoint", file=sys.stderr)
+        return 130
+    finally:
+        if several and distributed.is_initialized():
+            distributed.destroy_process_group()
+    return 0
