@@ -2,8 +2,8 @@
 
     python tools/make_demo.py DATA [--seed 0] [--out rt_avsac/demo]
 
-DATA holds images.json, audio.json and what they list. Every item used is named in demo_scene.py with its author and licence,
-and an item that DATA does not list under a free licence is refused. The same seed gives the same pictures and sound.
+DATA holds images.json, audio.json and what they list. Every item used is named in demo_scene.py with its author and
+licence, and an item that DATA does not list under a free licence is refused. The same seed gives the same pictures and sound.
 """
 
 from __future__ import annotations
@@ -175,24 +175,21 @@ def encode(path: Path, frames: list[NDArray[np.uint8]], track: NDArray[np.float3
 
 def credits(data: Data) -> str:
     """CREDITS.md: who made what is in the clip."""
-    lines = [
-        "# The demo clip",
-        "",
-        "Made by `tools/make_demo.py` from these pictures and sounds, cut, mixed and changed.",
-        "",
-    ]
-    lines += ["", "| item | from | licence |", "|---|---|---|"]
-    for name in sorted(data.used):
-        source, licence = next(credit for start, credit in CREDITS.items() if name.startswith(start))
-        lines.append(f"| {Path(name).stem if name.startswith('cal_') else name} | {source} | {licence} |")
-    held_out = sorted(name for name, item in data.used.items() if item["split"] != "train")
-    lines += ["", "Not used in training: " + ", ".join(held_out) + "."]
-    lines += ["", "The clip as a whole: CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/); CC BY 3.0:"]
+    rows: dict[tuple[str, str], list[str]] = {}
+    for name, item in sorted(data.used.items()):
+        credit = next(credit for start, credit in CREDITS.items() if name.startswith(start))
+        short = name.removeprefix("cal_") if name.startswith("cal_") else "/".join(Path(name).with_suffix("").parts[1:])
+        rows.setdefault(credit, []).append(short + ("" if item["split"] == "train" else "*"))
+    terms = {"CC BY 4.0": "licenses/by/4.0/", "CC BY 3.0": "licenses/by/3.0/", "CC0": "publicdomain/zero/1.0/"}
+    lines = ["# The demo clip", ""]
     lines += [
-        "https://creativecommons.org/licenses/by/3.0/; CC0: https://creativecommons.org/publicdomain/zero/1.0/.",
-        "",
+        "`demo.mp4` and `truth.npz` are made by `tools/make_demo.py` from these pictures and sounds, which it cuts,"
     ]
-    return "\n".join(lines)
+    lines += ["changes and mixes. The clip as a whole may be used under CC BY 4.0 with these names kept.", ""]
+    lines += ["| items (* = held out: not in the training split) | from | licence |", "|---|---|---|"]
+    lines += [f"| {', '.join(names)} | {source} | {licence} |" for (source, licence), names in rows.items()]
+    lines += ["", *(f"- {name}: https://creativecommons.org/{path}" for name, path in terms.items())]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
