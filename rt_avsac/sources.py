@@ -131,7 +131,7 @@ class Sources:
             source.check()
         if self._media is not None and not self.settings.realtime:
             frame = self._media.step()
-            return None if frame is None else self.aligner.window(frame)
+            return None if frame is None else self.aligner.window(frame, wait=False)
         return self.aligner.next(timeout_s)
 
     def __iter__(self) -> Iterator[Window]:

@@ -92,6 +92,7 @@ class AudioRing:
         self._segments: deque[_Segment] = deque()
         self._condition = threading.Condition()
         self._last_write_ns = 0
+        self._closed = False
 
     def _span_ns(self, samples: int) -> int:
         return round(samples * 1_000_000_000 / self.sample_rate_hz)
@@ -120,6 +121,12 @@ class AudioRing:
             self._last_write_ns = time.monotonic_ns()
             self._condition.notify_all()
 
+    def close(self) -> None:
+        """Nothing more will come: nobody waits for it."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
     @property
     def end_ns(self) -> int | None:
         """Time at which the newest sample ends; None before the first."""
@@ -138,10 +145,16 @@ class AudioRing:
         return time.monotonic_ns() - self._last_write_ns
 
     def wait_for(self, end_ns: int, timeout_s: float) -> bool:
-        """True once the sound up to `end_ns` is here, False after the timeout."""
+        """True once the sound up to `end_ns` is here, False after the timeout or when nothing more will come."""
         half_sample_ns = 500_000_000 // self.sample_rate_hz
+
+        def is_here() -> bool:
+            known_ns = self._end_ns()
+            return known_ns is not None and known_ns + half_sample_ns >= end_ns
+
         with self._condition:
-            return self._condition.wait_for(lambda: (self._end_ns() or 0) + half_sample_ns >= end_ns, timeout_s)
+            self._condition.wait_for(lambda: self._closed or is_here(), timeout_s)
+            return is_here()
 
     def cut(self, end_ns: int, num_samples: int) -> tuple[NDArray[np.float32], int, int, AudioStatus]:
         """The `num_samples` that end at `end_ns` → (float32 [n], start_ns, end_ns, status); zero where there are none.
@@ -172,7 +185,7 @@ class AudioRing:
         if not have.any():
             status = "missing"
         elif not have.all():
-            status = "gap" if reached else "late"
+            status = "gap" if reached or self._closed else "late"
         return out, actual_end_ns - self._span_ns(num_samples), actual_end_ns, status
 
 
@@ -194,15 +207,15 @@ class Aligner:
         frame = self.latest.take(timeout_s)
         return None if frame is None else self.window(frame)
 
-    def window(self, frame: Frame) -> Window:
-        """The window of this frame."""
+    def window(self, frame: Frame, wait: bool = True) -> Window:
+        """The window of this frame; `wait` False where nobody writes meanwhile (a file played step by step)."""
         began_ns = time.monotonic_ns()
         if self.ring is None:
             span_ns = WINDOW_SAMPLES * 1_000_000_000 // SAMPLE_RATE_HZ
             silence = np.zeros(WINDOW_SAMPLES, np.float32)
             self.counts["missing"] += 1
             return Window(frame, silence, frame.time_ns - span_ns, frame.time_ns, "missing")
-        if self.ring.quiet_ns < SILENT_SOURCE_NS:
+        if wait and self.ring.quiet_ns < SILENT_SOURCE_NS:
             self.ring.wait_for(frame.time_ns, self.max_wait_s)
         wait_ns = time.monotonic_ns() - began_ns
         audio, start_ns, end_ns, status = self.ring.cut(frame.time_ns, WINDOW_SAMPLES)
