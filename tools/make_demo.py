@@ -3,7 +3,7 @@
     python tools/make_demo.py DATA [--seed 0] [--out rt_avsac/demo]
 
 DATA holds images.json, audio.json and what they list. Every item used is named in demo_scene.py with its author and
-licence, and an item that DATA does not list under a free licence is refused. The same seed gives the same pictures and sound.
+licence, and an item that DATA does not list under a free licence is refused. The same seed, the same clip.
 """
 
 from __future__ import annotations
