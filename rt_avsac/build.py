@@ -137,7 +137,30 @@ def convert(net: Avsac, calibration: Any | None) -> Any:
     shapes = [([1, size, size, 3], ov.Type.u8), ([1, NUM_AUDIO_SAMPLES], ov.Type.f32)]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's remarks on constant shapes
-        return ov.convert_model(deployed, example_input=example, input=shapes)
+        traced = torch.jit.trace(deployed, example, check_trace=False)
+        return ov.convert_model(traced, input=shapes, extension=qdq_extension())
+
+
+def qdq_extension() -> Any:
+    """How OpenVINO reads `rt_avsac::qdq`: as a FakeQuantize, from which it makes its own int8 kernels."""
+    from openvino import opset13 as ops
+    from openvino.frontend.pytorch import ConversionExtension
+
+    from rt_avsac.quantize import LEVELS
+
+    def translate(node: Any) -> list[Any]:
+        axis, positive = int(node.get_values_from_const_input(2)), bool(node.get_values_from_const_input(3))
+        x = node.get_input(0)
+        scale = np.asarray(node.get_values_from_const_input(1), np.float32)
+        if axis >= 0:
+            scale = scale.reshape([-1 if index == axis else 1 for index in range(x.get_partial_shape().rank.get_length())])
+        else:
+            scale = scale.reshape(())
+        low, high = scale * (0 if positive else -LEVELS), scale * LEVELS
+        levels = 2 * LEVELS + 1
+        return ops.fake_quantize(x, low, high, low, high, levels).outputs()
+
+    return ConversionExtension("rt_avsac::qdq", translate)
 
 
 def infer_function(compiled: Any) -> Callable[[Any, Any], list[np.ndarray]]:
