@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rt_avsac.model.attention import Attention, FeedForward
+from rt_avsac.model.attention import Attention, FeedForward, dropout
 from rt_avsac.model.settings import ModelSettings
 
 
@@ -18,19 +18,20 @@ class BavdLayer(nn.Module):
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        dim, heads = settings.dim, settings.num_heads
+        dim, heads, drop = settings.dim, settings.num_heads, settings.dropout
         on_queries = settings.self_attention in ("query", "both")
         on_tokens = settings.self_attention in ("spatial", "both")
-        self.query_self = Attention(dim, heads) if on_queries else None
+        self.query_self = Attention(dim, heads, drop) if on_queries else None
         self.query_self_norm = nn.LayerNorm(dim) if on_queries else None
-        self.token_self = Attention(dim, heads) if on_tokens else None
+        self.token_self = Attention(dim, heads, drop) if on_tokens else None
         self.token_self_norm = nn.LayerNorm(dim) if on_tokens else None
-        self.query_cross = Attention(dim, heads)
+        self.query_cross = Attention(dim, heads, drop)
         self.query_cross_norm = nn.LayerNorm(dim)
-        self.token_cross = Attention(dim, heads)
+        self.token_cross = Attention(dim, heads, drop)
         self.token_cross_norm = nn.LayerNorm(dim)
-        self.feed_forward = FeedForward(dim, settings.ffn_dim)
+        self.feed_forward = FeedForward(dim, settings.ffn_dim, settings.activation, drop)
         self.feed_forward_norm = nn.LayerNorm(dim)
+        self.drop = dropout(drop)
         gate = torch.tensor(settings.gate_init if settings.gated else 1.0)
         self.vision_to_audio_gate = nn.Parameter(gate.clone(), requires_grad=settings.gated)
         self.audio_to_vision_gate = nn.Parameter(gate.clone(), requires_grad=settings.gated)
@@ -41,14 +42,16 @@ class BavdLayer(nn.Module):
         """queries [B, N, d] read `seen`; tokens [B, L, d] read `heard`; `position` [1, L, d] of the tokens."""
         x = queries
         if self.query_self is not None and self.query_self_norm is not None:
-            x = self.query_self_norm(x + self.query_self(x, x, x))
-        x = self.query_cross_norm(x + self.vision_to_audio_gate * self.query_cross(x, seen + position, seen))
-        x = self.feed_forward_norm(x + self.feed_forward(x))
+            x = self.query_self_norm(x + self.drop(self.query_self(x, x, x)))
+        read = self.drop(self.query_cross(x, seen + position, seen))
+        x = self.query_cross_norm(x + self.vision_to_audio_gate * read)
+        x = self.feed_forward_norm(x + self.drop(self.feed_forward(x)))
         y = tokens
         if self.token_self is not None and self.token_self_norm is not None:
             placed = y + position
-            y = self.token_self_norm(y + self.token_self(placed, placed, y))
-        y = self.token_cross_norm(y + self.audio_to_vision_gate * self.token_cross(y + position, heard, heard))
+            y = self.token_self_norm(y + self.drop(self.token_self(placed, placed, y)))
+        read = self.drop(self.token_cross(y + position, heard, heard))
+        y = self.token_cross_norm(y + self.audio_to_vision_gate * read)
         return x, y
 
 

@@ -82,9 +82,9 @@ def load_pretrained(net: EfficientNetLite0, path: str | Path) -> None:
     except Exception as error:
         raise ModelError(f"EfficientNet-Lite0 weights {path}: cannot be read: {error}") from None
     blocks = [
-        (stage, index, block.expand is not None)
-        for stage, sequence in enumerate(net.stages)
-        for index, block in enumerate(sequence)  # type: ignore[arg-type]
+        (stage, index, expansion > 1)
+        for stage, (expansion, _, _, _, repeats) in enumerate(STAGES)
+        for index in range(repeats)
     ]
     prefixes = {"stem.0": "_conv_stem", "stem.1": "_bn0"}
     for number, (stage, index, expands) in enumerate(blocks):

@@ -23,7 +23,8 @@ def mel_matrix() -> np.ndarray:
         return 1127.0 * np.log1p(hz / 700.0)
 
     bins = to_mel(np.linspace(0.0, SAMPLE_RATE_HZ / 2, FFT // 2 + 1))[:, None]
-    edges = np.linspace(*to_mel(np.array(MEL_HZ)), NUM_MELS + 2)
+    low, high = to_mel(np.array(MEL_HZ))
+    edges = np.linspace(low, high, NUM_MELS + 2)
     lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
     triangles = np.minimum((bins - lower) / (center - lower), (upper - bins) / (upper - center))
     triangles[0] = 0.0  # the DC bin is left out

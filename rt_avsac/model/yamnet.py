@@ -30,7 +30,8 @@ def same_conv(channels_in: int, channels_out: int, stride: int, groups: int = 1)
 class YamNet(nn.Module):
     """audio [B, 15600] → cells [B, 1024, 3, 2] (time x frequency, stride 32)."""
 
-    dim = 1024
+    cell_dim = 1024
+    dim = 1024  # of the summary
     grid = (3, 2)
 
     def __init__(self) -> None:
@@ -48,6 +49,10 @@ class YamNet(nn.Module):
         for depthwise, pointwise in zip(self.dw, self.pw, strict=True):
             x = F.relu(pointwise(F.relu(depthwise(x))))
         return x
+
+    def summary(self, cells: Tensor) -> Tensor:
+        """[B, 1024]: the mean cell, which is YAMNet's embedding."""
+        return cells.flatten(2).transpose(1, 2).mean(dim=1)
 
 
 def load_pretrained(net: YamNet, path: str | Path) -> None:
