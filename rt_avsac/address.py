@@ -13,6 +13,7 @@ import zmq
 
 from rt_avsac.errors import AddressError
 
+MAX_IPC_BYTES = 107  # of a Unix socket's path
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[^\[\]:/\s;]+):(?P<port>[0-9]{1,5}|\*)")
 _IPC = re.compile(r"ipc://(?P<path>[^\0]+)")
 _REASONS = {
@@ -20,7 +21,7 @@ _REASONS = {
     errno.EADDRNOTAVAIL: "not an address of this machine; use 127.0.0.1, or * for all of its addresses",
     errno.ENODEV: "not an address of this machine; use 127.0.0.1, or * for all of its addresses",
     errno.EACCES: "not allowed for this user; choose a port from 1024 on, or a folder of yours",
-    errno.ENAMETOOLONG: "longer than the 107 characters that a socket's path can have; choose a shorter path",
+    errno.ENAMETOOLONG: f"longer than the {MAX_IPC_BYTES} bytes that a socket's path can have; choose a shorter path",
     errno.ENOENT: "no such folder; create it, or choose another path",
 }
 
@@ -36,6 +37,8 @@ class Lock:
         self._file: IO[bytes] | None = None
         if path == address or path == "*" or path.startswith("@"):
             return
+        if len(os.fsencode(path)) > MAX_IPC_BYTES:
+            raise _refused(address, errno.ENAMETOOLONG)
         try:
             self._file = open(path + ".lock", "ab")  # noqa: SIM115 (held until close)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

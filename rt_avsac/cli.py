@@ -160,8 +160,8 @@ def add_sync_test(parser: Parser) -> None:
 
 
 def add_keygen(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="writes NAME.key (public) and NAME.key_secret")
-    parser.add_argument("--folder", default=".", help="to write to [.]")
+    parser.add_argument("directory", metavar="DIR", nargs="?", default="keys", help="folder to write to [keys]")
+    parser.add_argument("--client", metavar="NAME", default="", help="one more client in a folder that has keys")
 
 
 def add_compile(parser: Parser) -> None:
@@ -196,7 +196,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None], str]] = {
     "record": ("record", add_record, "live, recorded for replay; ends when the disk is full"),
     "replay": ("replay", add_replay, "run a recording again, publish its messages"),
     "sync-test": ("sync_test", add_sync_test, "measure camera and microphone latency from a flash and a beep"),
-    "keygen": ("keys", add_keygen, "make a CURVE key pair"),
+    "keygen": ("keys", add_keygen, "make CURVE keys for a publisher and its clients"),
     "compile": ("compile", add_compile, "checkpoint → engine bundle for this machine"),
     "inspect": ("bundle", add_inspect, "print a bundle's manifest, and whether it fits this machine"),
     "bench": ("bench", add_bench, "latency by stage, backends side by side"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
@@ -12,6 +13,7 @@ import zmq
 from rt_avsac.errors import DiskError, UserError
 
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")  # 32 bytes in Z85
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _LINE = re.compile(r'^\s*(public|secret)-key\s*=\s*"([^"]*)"\s*$', re.MULTILINE)
 
 
@@ -59,37 +61,46 @@ def read_allowed(path: str | Path) -> frozenset[bytes]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """`rt-avsac keygen [DIR]`: a key pair for the server and one for a first client, which is allowed."""
-    folder = Path(args.directory)
-    write_pairs(folder)
-    allowed = folder / "allowed_clients"
-    print(f"{folder}: server.key_secret stays with the publisher, client.key_secret with the subscriber.")
-    print(f"Publish:   rt-avsac live --set server_key={folder}/server.key_secret --set allowed_clients={allowed}")
+    """`rt-avsac keygen [DIR]`: keys of a publisher and a first client; with --client NAME, of one more client."""
+    folder, client = Path(args.directory), args.client or "client"
+    write_pairs(folder, (client,) if args.client else ("server", client))
     print(
-        f'Subscribe: MaskSubscriber("tcp://HOST:PORT", client_key="{folder}/client.key_secret", '
+        f"Publisher: rt-avsac live --server-key {folder}/server.key_secret --allowed-clients {folder}/allowed_clients"
+    )
+    print(
+        f'Client:    MaskSubscriber(ADDRESS, client_key="{folder}/{client}.key_secret", '
         f'server_public_key="{folder}/server.key")'
     )
     print(
-        f"One more client: run keygen in another folder, copy its client.key to {allowed}/NAME.key, start live again."
+        f"Allowed is who has a .key file in {folder}/allowed_clients when the publisher starts; {client} has one now."
     )
+    if not args.client:
+        print(f"One more client: rt-avsac keygen {folder} --client NAME. The *.key_secret files are passwords.")
     return 0
 
 
-def write_pairs(folder: Path) -> None:
-    """server and client pairs in `folder`, files of mode 0600. UserError if one exists, DiskError if one cannot be."""
-    names = ("server.key", "server.key_secret", "client.key", "client.key_secret", "allowed_clients/client.key")
+def write_pairs(folder: Path, names: Sequence[str] = ("server", "client")) -> None:
+    """A key pair per name in `folder`; all but "server" go into its allowed_clients too. Files have mode 0600.
+
+    UserError if one of the files exists or a name is no file name, DiskError if one cannot be written.
+    """
+    texts: dict[Path, str] = {}
     for name in names:
-        if (folder / name).exists():
-            raise UserError(f"key file {folder / name}: exists and is not replaced; choose another folder")
-    pairs = {"server": zmq.curve_keypair(), "client": zmq.curve_keypair()}
+        if not _NAME.fullmatch(name):
+            raise UserError(f"client {name!a}: asked a name of letters, digits, '.', '_' or '-'")
+        public, secret = (key.decode() for key in zmq.curve_keypair())
+        text = f'curve\n    public-key = "{public}"\n'
+        texts[folder / f"{name}.key_secret"] = text + f'    secret-key = "{secret}"\n'
+        texts[folder / f"{name}.key"] = text
+        if name != "server":
+            texts[folder / "allowed_clients" / f"{name}.key"] = text
+    for path in texts:
+        if path.exists():
+            raise UserError(f"key file {path}: exists and is not replaced; choose another folder or name")
     try:
         (folder / "allowed_clients").mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in names:
-            public, secret = (key.decode() for key in pairs[Path(name).stem])
-            text = f'curve\n    public-key = "{public}"\n'
-            if name.endswith("_secret"):
-                text += f'    secret-key = "{secret}"\n'
-            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        for path, text in texts.items():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(text)
     except OSError as error:
