@@ -88,14 +88,17 @@ TABLES = ("model", "train", "data")
 def read_run(config: str | Path | None, assignments: dict[str, str]) -> RunSettings:
     """Defaults, then the config's [model], [train] and [data] tables, then key=value.
 
+    A config may name another one beside it, base = "FILE.toml", which is read first.
+
     A key may name its table (train.lr=1e-4) or not (lr=1e-4). UserError for an unknown one, with a suggestion.
     """
     run = RunSettings()
     if config is not None:
-        for table, changes in read_file(config).items():
-            if table not in TABLES or not isinstance(changes, dict):
-                raise unknown_key(table, list(TABLES), f"config {config}")
-            run = _change(run, table, changes, f"config {config}")
+        for path, tables in reversed(_with_bases(Path(config))):
+            for table, changes in tables.items():
+                if table not in TABLES or not isinstance(changes, dict):
+                    raise unknown_key(table, [*TABLES, "base"], f"config {path}")
+                run = _change(run, table, changes, f"config {path}")
     for key, value in assignments.items():
         table, _, name = key.rpartition(".")
         if not table:
@@ -107,6 +110,20 @@ def read_run(config: str | Path | None, assignments: dict[str, str]) -> RunSetti
     if run.train.batch_size < 1 or run.train.epochs <= 0:
         raise UserError("training: batch_size and epochs must be positive")
     return run
+
+
+def _with_bases(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The config's tables, then those of its base, then of that one's; UserError for a circle."""
+    read: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        tables = read_file(path)
+        base = tables.pop("base", None)
+        read.append((path, tables))
+        if base is None:
+            return read
+        path = path.parent / str(base)
+        if path in [seen for seen, _ in read]:
+            raise UserError(f"config {path}: is its own base; take one `base` out")
 
 
 def _change(run: RunSettings, table: str, changes: dict[str, Any], where: str) -> RunSettings:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,7 @@ def load_encoder(encoder: nn.Module, path: str | Path) -> None:
 
 def read_tensors(path: str | Path, name: str) -> dict[str, Tensor]:
     """The tensors of a .pth or .safetensors file, out of the wrappings that training programs put around them."""
+    content: Any
     try:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file
