@@ -8,7 +8,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rt_avsac import __version__
 from rt_avsac.errors import UserError
@@ -33,8 +33,8 @@ class Parser(argparse.ArgumentParser):
             )
         raise UserError(message)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        found, unknown = self.parse_known_args(args, namespace)
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        found, unknown = self.parse_known_args(words)
         if unknown:
             command: Parser = getattr(found, "parser", self)
             name = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         parser = make_parser()
-        args = parser.parse_args(words)
+        args = parser.parse(words)
         if args.command is None:
             parser.print_help()
             return 2

@@ -51,6 +51,8 @@ class LiveSettings:
     realtime: bool = True  # False: a file as fast as it goes, every frame, deterministic
     duration_s: float = 0.0  # 0 = until stopped or the file ends
     record: str = ""  # folder to record into
+    # a recording or video that cannot be written on: the masks go on and the run ends with exit code 5, or it ends now
+    on_disk_full: Literal["continue", "exit"] = "continue"
     annotate: str = ""  # video file (.mp4) of the pictures with the masks drawn in
     log_json: bool = False
 
