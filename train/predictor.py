@@ -127,8 +127,8 @@ def gates_of(net: Any) -> tuple[dict[str, float], ...]:
         if hasattr(layer, "audio_to_vision_gate"):
             found.append(
                 {
-                    "audio_to_vision": abs(float(layer.audio_to_vision_gate)),
-                    "vision_to_audio": abs(float(layer.vision_to_audio_gate)),
+                    "audio_to_vision": abs(layer.audio_to_vision_gate.item()),
+                    "vision_to_audio": abs(layer.vision_to_audio_gate.item()),
                 }
             )
     return tuple(found)
