@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +27,17 @@ from rt_avsac.messages import (
     Times,
 )
 
+# wire version 1; a change here is a change of the protocol
+FIELDS = {
+    "": "schema version session source seq clock t image mask model audio latency_ms drops objects",
+    "clock": "id realtime_offset_ns",
+    "t": "video_ns video_source audio_start_ns audio_end_ns publish_ns av_skew_ms",
+    "image": "width height frame_index",
+    "mask": "width height to_image",
+    "model": "name sha256 backend precision threshold",
+    "audio": "status rms_dbfs silent clipped",
+    "objects": "id class_id label score bbox centroid area_px enc shape off len",
+}
 MODEL = Model("avsac-edge", "ab" * 32, "openvino", "fp32", 0.5)
 LATENCY_MS = {"capture": 8.1, "wait": 2.2, "pre": 1.9, "infer": 18.4, "post": 1.1, "total": 33.1}
 
@@ -93,3 +106,23 @@ def wait_until(
         assert time.monotonic() < deadline, "waited in vain"
         doing()
         time.sleep(0.005)
+
+
+def changed(message: Message, change: Any) -> list[bytes]:
+    """The message's bytes after `change(header)`."""
+    name, text, payload = message.encode()
+    header = json.loads(text)
+    change(header)
+    return [name, json.dumps(header).encode(), payload]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, fields and arrays."""
+    if dataclasses.is_dataclass(one):
+        names = [field.name for field in dataclasses.fields(one)]
+        return type(one) is type(other) and all(same(getattr(one, name), getattr(other, name)) for name in names)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    return bool(one == other)
