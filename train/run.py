@@ -15,13 +15,11 @@ from rt_avsac.errors import UserError
 from rt_avsac.model import checkpoint, efficientnet, yamnet
 from rt_avsac.model.avsac import Avsac
 from train import loop, state
+from train.compose import evaluation_items
 from train.log import Log
-from train.mapping import load_pictures, load_sounds
-from train.scene import Pictures
 from train.settings import RunSettings, read_run
-from train.sound import Sounds
 from train.sources import open_composed
-from train.validate import make_probes, save_sheet, validate
+from train.validate import save_sheet, validate
 
 VALIDATION_SEED = 20_26
 
@@ -61,18 +59,17 @@ def train(run: RunSettings) -> None:
     if kept.step:
         say(f"resumed {out} at step {kept.step}")
     data = open_composed(run, net.audio_encoder, say)
-    sounds = Sounds(load_sounds(run.data.root, "val"), run.data)
-    pictures = Pictures(load_pictures(run.data.root, "val"), sounds.classes, run.data)
-    probes = make_probes(
-        pictures, sounds, run.data, run.train.num_validation_scenes, run.model.image_size, VALIDATION_SEED,
-        run.model.num_classes,
+    items = list(
+        evaluation_items(
+            run.data.root, VALIDATION_SEED, run.train.num_validation_scenes, size=run.model.image_size, settings=run.data
+        )
     )
 
     def check(now: state.State) -> dict[str, float]:
         if rank != 0:
             return {}
-        save_sheet(out / f"masks-{now.step:06}.jpg", now.ema, probes)
-        return validate(now.ema, probes)
+        save_sheet(out / f"masks-{now.step:06}.png", now.ema, items)
+        return validate(now.ema, items)
 
     loop.run(run, data, kept, check, log)  # type: ignore[arg-type]
 

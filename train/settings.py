@@ -49,6 +49,7 @@ class TrainSettings:
     warmup_steps: int = 200
     decay_share: float = 0.3  # the last share of the steps, over which the rate falls to zero; constant before
     freeze_backbone_epochs: float = 0.0
+    freeze_backbone_parts: int = 0  # never train; EfficientNet-Lite0: stem, then 7 stages
     frozen_batch_norm: Literal["none", "backbone", "all"] = "backbone"  # BatchNorm that keeps its statistics
     small_size: int = 160  # picture side for the first `small_share` of the steps
     small_share: float = 0.6

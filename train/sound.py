@@ -65,6 +65,10 @@ def from_db(db: float) -> float:
     return float(10.0 ** (db / 20.0))
 
 
+def to_db(amplitude: float) -> float:
+    return float(20.0 * np.log10(amplitude))
+
+
 def noise(rng: np.random.Generator, colour: float, num_samples: int = NUM_AUDIO_SAMPLES) -> Samples:
     """Noise of RMS 1 whose amplitude falls as 1 / f ** colour."""
     spectrum = np.fft.rfft(rng.standard_normal(num_samples))

@@ -29,7 +29,15 @@ class State:
     best: float = -1.0
 
 
+def freeze_early_layers(net: Avsac, parts: int) -> None:
+    """The backbone's first `parts` parts never train (EfficientNet-Lite0: the stem, then its seven stages)."""
+    children = [part for child in net.backbone.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]
+    for part in children[:parts]:
+        part.requires_grad_(False)
+
+
 def start(net: Avsac, settings: TrainSettings) -> State:
+    freeze_early_layers(net, settings.freeze_backbone_parts)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
