@@ -64,7 +64,7 @@ class Pulse:
         """By reason, for the status."""
         lost = self.sidecar.dropped if self.sidecar else 0
         own = {"network_busy": self.overwritten, "publish": self.publisher.drops, "sidecar_busy": lost}
-        return self.windows.drops | {reason: count for reason, count in own.items() if count}
+        return {reason: count for reason, count in (self.windows.drops | own).items() if count}
 
     def wire_drops(self) -> dict[str, int]:
         """For every mask message: frames and samples lost on the way to the network, messages that never left."""

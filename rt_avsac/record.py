@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,10 +29,12 @@ from rt_avsac.errors import DiskError, UserError
 from rt_avsac.flow import Prediction, Window
 from rt_avsac.infer import ModelInfo
 from rt_avsac.messages import MaskMessage
+from rt_avsac.sync import SAMPLE_RATE_HZ
 
 FORMAT = 1
 HEAD, WINDOWS, AUDIO, MESSAGES = "recording.json", "windows.jsonl", "audio.f32", "messages.bin"
 LENGTHS = struct.Struct("<III")
+MILLISECOND = Fraction(1, 1000)
 SYNC_EVERY = 30  # windows between two flushes: what a kill -9 can cost
 
 
@@ -49,6 +52,7 @@ class Pictures:
         # ultrafast is 5 ms a frame of 640x480 (FFV1: 13 ms); zerolatency: no frame waits in the encoder
         self._stream.options = {"preset": "ultrafast", "qp": "0", "tune": "zerolatency"}
         self._stream.codec_context.thread_count = 1
+        self._stream.codec_context.time_base = MILLISECOND
         self._first_ns = -1
         self._last_pts = -1
 
@@ -57,9 +61,9 @@ class Pictures:
 
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         self._first_ns = time_ns if self._first_ns < 0 else self._first_ns
-        frame.time_base = self._stream.codec_context.time_base
-        step_ns = 1_000_000_000 * float(frame.time_base)
-        frame.pts = self._last_pts = max(round((time_ns - self._first_ns) / step_ns), self._last_pts + 1)
+        # for players only; a replay counts pictures
+        frame.pts = self._last_pts = max((time_ns - self._first_ns) // 1_000_000, self._last_pts + 1)
+        frame.time_base = MILLISECOND
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
 
@@ -81,7 +85,7 @@ class Recorder:
         self._pictures: Pictures | None = None
         self._num_pictures = 0
         self._audio_end = 0  # samples in audio.f32
-        self._previous: NDArray[np.float32] | None = None
+        self._previous: Window | None = None
         self._open: list[BinaryIO] = []
         self._failed = False
         with self._explained():
@@ -123,7 +127,7 @@ class Recorder:
                 "index": frame.index,
                 "time_ns": frame.time_ns,
                 "time_source": frame.time_source,
-                "audio": [self._keep_audio(window.audio), len(window.audio)],
+                "audio": [self._keep_audio(window), len(window.audio)],
                 "audio_start_ns": window.audio_start_ns,
                 "audio_end_ns": window.audio_end_ns,
                 "status": window.status,
@@ -140,14 +144,13 @@ class Recorder:
                 for file in self._open:
                     file.flush()
 
-    def _keep_audio(self, audio: NDArray[np.float32]) -> int:
+    def _keep_audio(self, window: Window) -> int:
         """Where its samples begin in audio.f32. What goes on from the last window adds its new samples only."""
-        new = len(audio)
-        if self._previous is not None and len(self._previous) == len(audio):
-            new = overlap(self._previous, audio)
+        audio = window.audio
+        new = len(audio) if self._previous is None else num_new(self._previous, window)
         self._audio.write(audio[len(audio) - new :].tobytes())
         self._audio_end += new
-        self._previous = audio
+        self._previous = window
         return self._audio_end - len(audio)
 
     def _close_pictures(self) -> None:
@@ -193,14 +196,13 @@ def closed(file: BinaryIO) -> OSError | None:
     return None
 
 
-def overlap(old: NDArray[np.float32], new: NDArray[np.float32]) -> int:
-    """How many samples `new` has beyond `old`, both [n]: the least k > 0 with old[k:] == new[:-k], n if none."""
-    size = len(new)
-    probe = new[:64]
-    starts = np.flatnonzero(old[: size - 64] == probe[0]) if size > 64 else np.zeros(0, np.int64)
-    for shift in starts[starts > 0].tolist()[:256]:  # digital silence matches anywhere; then all is written again
-        if np.array_equal(old[shift : shift + 64], probe) and np.array_equal(old[shift:], new[: size - shift]):
-            return int(shift)
+def num_new(old: Window, new: Window) -> int:
+    """How many samples `new` has after those of `old`; all of them where the bits do not agree (late sound came in)."""
+    size = len(new.audio)
+    expected = round((new.audio_end_ns - old.audio_end_ns) * SAMPLE_RATE_HZ / 1_000_000_000)
+    for count in (expected, expected + 1, expected - 1):  # the sample clock moves a little
+        if 0 < count < size == len(old.audio) and np.array_equal(old.audio[count:], new.audio[: size - count]):
+            return count
     return size
 
 
