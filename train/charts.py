@@ -29,7 +29,7 @@ def write_charts(report: Report, folder: Path) -> list[str]:
 
 def by_class(report: Report) -> Any:
     """mIoU, swap accuracy and class right of each sounding class, worst mIoU last."""
-    names = sorted(report.by_class, key=lambda name: report.by_class[name].masks.miou)
+    names = sorted(report.by_class, key=lambda name: -report.by_class[name].masks.miou)
     series = {
         "mIoU": [report.by_class[name].masks.miou for name in names],
         "swap accuracy": [report.by_class[name].listening.swap_accuracy for name in names],
@@ -74,8 +74,9 @@ def _bars(axis: Any, labels: Sequence[str], series: dict[str, list[float]]) -> N
     places = np.arange(len(labels))
     thickness = 0.8 / len(series)
     for index, (name, values) in enumerate(series.items()):
-        axis.barh(places + (len(series) / 2 - index - 0.5) * thickness, np.nan_to_num(values), thickness, label=name)
+        axis.barh(places - (len(series) / 2 - index - 0.5) * thickness, np.nan_to_num(values), thickness, label=name)
     axis.set(yticks=places, yticklabels=labels, xlim=(0, 1))
+    axis.invert_yaxis()  # the first on top
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=7, loc="lower right")
 

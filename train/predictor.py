@@ -81,8 +81,12 @@ class TorchPredictor:
         with torch.inference_mode():
             seen = self.net.see(torch.from_numpy(image).to(self.device)[None].permute(0, 3, 1, 2).float())
             heard = self.net.hear(torch.from_numpy(np.stack(audios)).to(self.device))
-            logit = self.net.decode(repeat(seen, len(audios)), heard).sounding_logit
+            decoded = self.net.decode(repeat(seen, len(audios)), heard)
+            logit = decoded.sounding_logit
             sounding = F.interpolate(logit, size=size, mode="bilinear").sigmoid()[:, 0].cpu().numpy()
+            if decoded.semantic_logit is not None:
+                semantic = decoded.semantic_logit.softmax(dim=1).cpu().numpy()
+                return [Outputs(mask, classes, None) for mask, classes in zip(sounding, semantic, strict=True)]
             if seen.class_logit is None or heard.class_logit is None:
                 return [Outputs(each, None, None) for each in sounding]
             of_class = F.interpolate(seen.class_logit, scale_factor=2.0, mode="bilinear").softmax(dim=1)[0]

@@ -87,7 +87,8 @@ class Scores:
             group.listening.add(item, predicted, class_map[ORIGINAL] if class_map else None)
         if class_map:
             self.semantic = self.semantic or SemanticScore(len(self.classes))
-            self.semantic.add(np.where(predicted[ORIGINAL], class_map[ORIGINAL], 0).astype(np.uint8), truth, valid)
+            named = semantic_map(outputs[ORIGINAL], predicted[ORIGINAL], class_map[ORIGINAL])
+            self.semantic.add(named, truth, valid)
         return Judged(item, sounding, class_map, iou)
 
     def _groups_of(self, item: EvalItem) -> list[Group]:
@@ -110,11 +111,21 @@ class Scores:
 
 
 def class_of_pixels(outputs: Outputs, height: int, width: int) -> NDArray[np.uint8]:
-    """The product's class of each pixel (`rt_avsac.objects`), uint8 [height, width]."""
-    assert outputs.class_probability is not None
-    assert outputs.audio_probability is not None
-    class_map, _ = name_pixels(outputs.class_probability, outputs.audio_probability, *outputs.sounding.shape)
+    """The product's class of each pixel, were it to sound (`rt_avsac.objects`): uint8 [height, width], never 0."""
+    seen, heard = outputs.class_probability, outputs.audio_probability
+    assert seen is not None
+    if heard is None:  # a semantic model: its classes are those of sounding pixels already
+        heard = np.ones(len(seen), np.float32)
+    class_map, _ = name_pixels(seen, heard, *outputs.sounding.shape)
     return resized(class_map, height, width, nearest=True)
+
+
+def semantic_map(outputs: Outputs, predicted: NDArray[np.bool_], class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The AVSS prediction, 0 = background: a semantic model's own argmax, else the class where the mask is."""
+    if outputs.audio_probability is None and outputs.class_probability is not None:
+        best = outputs.class_probability.argmax(axis=0).astype(np.uint8)
+        return resized(best, class_map.shape[0], class_map.shape[1], nearest=True)
+    return np.where(predicted, class_map, 0).astype(np.uint8)
 
 
 def plain(value: Any) -> Any:
