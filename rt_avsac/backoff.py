@@ -1,4 +1,4 @@
-"""Keep a source open: attempts in a daemon thread, and pauses between them that double, with jitter, and can be stopped."""
+"""Keep a source open: attempts in a daemon thread; pauses between them double, with jitter, and stop at once."""
 
 from __future__ import annotations
 

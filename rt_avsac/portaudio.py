@@ -99,7 +99,7 @@ def choose(found: list[dict[str, Any]], asked: str) -> dict[str, Any]:
                     return microphone
     names = ", ".join(f"{m['index']} {m['name']}" for m in found)
     raise ValueError(
-        f"no such microphone; found {names}" if found else "no microphone found; is a sound server running?"
+        f"no such microphone; found {names}" if found else "no microphone found (is a sound server running?)"
     )
 
 

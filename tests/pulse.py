@@ -44,7 +44,8 @@ class Pulse:
         self.socket.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [
-                *"pulseaudio -n --daemonize=no --exit-idle-time=-1 --use-pid-file=no --disable-shm=yes".split(),
+                *("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"),
+                "--disable-shm=yes",
                 "-L",
                 f"module-native-protocol-unix auth-anonymous=1 socket={self.socket}",
                 "-L",
