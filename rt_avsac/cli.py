@@ -140,9 +140,18 @@ def add_replay(parser: Parser) -> None:
 def add_view(parser: Parser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="of a publisher, e.g. tcp://127.0.0.1:5555")
     parser.add_argument("--source", default="", help="only this source")
-    parser.add_argument("--port", type=int, default=8080, help="of the live page, 0 = any free one [8080]")
-    parser.add_argument("--host", default="127.0.0.1", help="to serve the live page on [127.0.0.1]")
-    parser.add_argument("--duration", type=float, default=0.0, help="stop after so many seconds [0 = never]")
+    parser.add_argument(
+        "--http", metavar="HOST:PORT", default="", help="serve the live page there [127.0.0.1:8080 without a window]"
+    )
+    parser.add_argument(
+        "--window",
+        action=argparse.BooleanOptionalAction,
+        help="show a window [if there is a display, and neither --http nor --snapshot]",
+    )
+    parser.add_argument("--snapshot", metavar="FILE", default="", help="write one annotated .png or .jpg, and end")
+    parser.add_argument(
+        "--duration", "--max-seconds", type=float, default=0.0, metavar="SECONDS", help="stop after so long [0 = never]"
+    )
     parser.add_argument("--client-key", metavar="FILE", default="", help="CURVE secret key of this client")
     parser.add_argument("--server-public-key", metavar="FILE", default="", help="CURVE public key of the publisher")
 
