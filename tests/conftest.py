@@ -1,0 +1,42 @@
+"""What many tests share: engines are compiled once a session, in a cache of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """XDG_CACHE_HOME of this session and of the processes it starts: nobody's cache helps or is touched."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The shipped model's name; in a tree without weights a checkpoint of random ones."""
+    from rt_avsac.model_path import shipped
+
+    if "avsac-edge" in shipped():
+        return "avsac-edge"
+    import torch
+
+    from rt_avsac import demo
+    from rt_avsac.model import checkpoint
+    from rt_avsac.model.avsac import Avsac
+    from rt_avsac.model.settings import ModelSettings
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "random.safetensors"
+    checkpoint.save(path, Avsac(ModelSettings()), list(demo.truth().classes), {})
+    return str(path)
