@@ -15,7 +15,7 @@ from train.items import MUTED, NOISE, OFF_SCREEN, ORIGINAL, SWAP, EvalItem
 from train.mapping import load_pictures, load_sounds
 from train.scene import Pictures, Scene, compose
 from train.settings import DataSettings
-from train.sound import Mixture, Sounds, mix, noise, rms, set_level, to_db
+from train.sound import Mixture, Sounds, mix, noise, rms, set_level, stranger, to_db
 
 MAX_SOUNDING = 3
 
@@ -31,8 +31,11 @@ def evaluation_items(
     settings = settings or DataSettings()
     sounds = Sounds(load_sounds(data, split), settings)
     pictures = Pictures(load_pictures(data, split), sounds.classes, settings)
-    if not pictures.sounding:
-        raise UserError(f"evaluation data {data}: no class has both pictures and sounds in split {split!r}")
+    if len(pictures.sounding) < 2:
+        raise UserError(
+            f"evaluation data {data}: asked two classes with both pictures and sounds in split {split!r}, "
+            f"got {len(pictures.sounding)}"
+        )
     made, index = 0, 0
     while made < num:
         rng = np.random.default_rng((seed, index, 991))
@@ -51,15 +54,16 @@ def item_of(
     order = [int(c) for c in rng.permutation(list(able))]
     several = len(order) > 2 and rng.random() < settings.mixture_share
     sounding = order[: min(len(order) - 1, MAX_SOUNDING)] if several else order[:1]
-    absent = [c for c in sounds.classes if not (scene.label == c).any()]
     original = mix(rng, sounds, sounding, settings)
-    stranger = int(rng.choice(absent)) if rng.random() < 0.5 or not sounds.by_class[0] else 0
+    known = rng.random() < 0.5 or not sounds.by_class[0]
+    strangers = [int(rng.choice(absent))] if known and absent else [0] if sounds.by_class[0] else []
     mixtures = {
         ORIGINAL: original,
         MUTED: Mixture(np.zeros(NUM_AUDIO_SAMPLES, np.float32), frozenset(), ()),
         NOISE: Mixture(set_level(noise(rng, 0.0), to_db(rms(original.samples))), frozenset(), ()),
-        OFF_SCREEN: mix(rng, sounds, [stranger], settings),
     }
+    if strangers:
+        mixtures[OFF_SCREEN] = mix(rng, sounds, strangers, settings)
     if len(order) > len(sounding):
         mixtures[SWAP] = mix(rng, sounds, [order[len(sounding)]], settings)
     return EvalItem(
