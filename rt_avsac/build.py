@@ -27,6 +27,7 @@ class Built:
 
     precision: str
     header: dict[str, Any]  # the checkpoint's
+    num_outputs: int
     options: dict[str, str] = field(default_factory=dict)
     deviation: dict[str, float] = field(default_factory=dict)
     measured_ms: dict[str, float] = field(default_factory=dict)
@@ -36,7 +37,6 @@ class Built:
 
 def manifest_of(request: Request, built: Built, machine: Machine) -> Manifest:
     header = built.header
-    num_classes = int(header["settings"]["num_classes"])
     return Manifest(
         name=str(header["settings"]["name"]),
         checkpoint_sha256=sha256(request.checkpoint),
@@ -45,7 +45,7 @@ def manifest_of(request: Request, built: Built, machine: Machine) -> Manifest:
         image_size=int(header["settings"]["image_size"]),
         num_audio_samples=NUM_AUDIO_SAMPLES,
         classes=list(header["classes"]),
-        num_outputs=3 if num_classes > 1 else 1,
+        num_outputs=built.num_outputs,
         runtime=machine.runtime if built.runtime is None else built.runtime,
         device=machine.device,
         driver=machine.driver,
@@ -64,14 +64,14 @@ def for_torch(request: Request, folder: Path, say: Progress) -> Built:
     from rt_avsac.model.checkpoint import load
 
     precision = "fp32" if request.precision == "auto" else request.precision
-    _, header = load(request.checkpoint)
+    net, header = load(request.checkpoint)
     shutil.copyfile(request.checkpoint, folder / ENGINE)
     calibration = {}
     if precision == "int8":
         calibration = calibration_of(request).summary()
         shutil.copyfile(request.calibration, folder / CALIBRATION)
     # weights run on any version of torch
-    return Built(precision, header, calibration=calibration, runtime={})
+    return Built(precision, header, num_outputs(net), calibration=calibration, runtime={})
 
 
 def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
@@ -110,11 +110,22 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     return Built(
         precision,
         header,
+        len(model.outputs),
         options={"hint": hint},
         deviation=deviation(net, runs[hint], probes),
         measured_ms=measured,
         calibration=calibration.summary() if calibration else {},
     )
+
+
+def num_outputs(net: Avsac) -> int:
+    import torch
+
+    from rt_avsac.model.avsac import Deployed
+
+    image, audio = windows(net.settings.image_size, NUM_AUDIO_SAMPLES, count=1)[0]
+    with torch.inference_mode():
+        return len(Deployed(net).eval()(torch.from_numpy(image), torch.from_numpy(audio)))
 
 
 def convert(net: Avsac, calibration: Any | None) -> Any:
@@ -153,7 +164,9 @@ def qdq_extension() -> Any:
         x = node.get_input(0)
         scale = np.asarray(node.get_values_from_const_input(1), np.float32)
         if axis >= 0:
-            scale = scale.reshape([-1 if index == axis else 1 for index in range(x.get_partial_shape().rank.get_length())])
+            scale = scale.reshape(
+                [-1 if index == axis else 1 for index in range(x.get_partial_shape().rank.get_length())]
+            )
         else:
             scale = scale.reshape(())
         low, high = scale * (0 if positive else -LEVELS), scale * LEVELS

@@ -25,7 +25,8 @@ def find_objects(
     A pixel sounds from `settings.threshold` on, and is of the foreground class with the greatest
     P(pixel is c) x P(c is heard): what is seen, weighted with what is heard. Regions are 8-connected, of one class;
     smaller than `settings.min_area_px` they are dropped. Score = mean sounding probability of the region x mean share
-    of its class in that product. A binary model (no class maps) gives regions of class 1. Ties keep reading order.
+    of its class in that product. A binary model (no class
+    maps) gives regions of class 1; a semantic one (no audio_probability) is taken at its word. Ties keep reading order.
     """
     import cv2
 
@@ -33,11 +34,12 @@ def find_objects(
     if np.count_nonzero(mask) < max(settings.min_area_px, 1):
         return ()
     height, width = sounding.shape
-    if class_probability is None or audio_probability is None:
+    if class_probability is None:
         class_map = np.ones((height, width), np.uint8)
         share = np.ones((height, width), np.float32)
     else:
-        class_map, share = name_pixels(class_probability, audio_probability, height, width)
+        heard = np.ones(len(class_probability), np.float32) if audio_probability is None else audio_probability
+        class_map, share = name_pixels(class_probability, heard, height, width)
     x_scale, y_scale = image_width / width, image_height / height
     regions = []
     for class_id in np.unique(class_map[mask]).tolist():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -21,11 +22,16 @@ CPU_BACKENDS = ("openvino", "torch")
 
 
 class Outputs(NamedTuple):
-    """Fresh arrays of one run; the class maps are None for a binary model."""
+    """Fresh arrays of one run. A binary model has only the first; a semantic one names its classes by pixel alone."""
 
     sounding: NDArray[np.float32]  # [S, S], probability that the pixel sounds
     class_probability: NDArray[np.float32] | None  # [C, S/4, S/4], softmax over classes
     audio_probability: NDArray[np.float32] | None  # [C], one sigmoid a class
+
+    @classmethod
+    def of(cls, arrays: Sequence[NDArray[np.float32]]) -> Outputs:
+        """From as many arrays as the network has outputs."""
+        return cls(*arrays, *[None] * (3 - len(arrays)))  # type: ignore[arg-type]
 
 
 class Engine(Protocol):

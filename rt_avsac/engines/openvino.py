@@ -80,11 +80,8 @@ class OpenVinoEngine:
     def run(self, image: NDArray[np.uint8], audio: NDArray[np.float32]) -> Outputs:
         """image uint8 [S, S, 3], audio float32 [n] → fresh arrays."""
         self._request.infer({0: image[None], 1: audio[None]}, share_inputs=True)
-        arrays = [self._request.get_output_tensor(index).data for index in range(self.manifest.num_outputs)]
-        sounding = np.array(arrays[0][0], np.float32)
-        if len(arrays) == 1:
-            return Outputs(sounding, None, None)
-        return Outputs(sounding, np.array(arrays[1][0], np.float32), np.array(arrays[2][0], np.float32))
+        outputs = [self._request.get_output_tensor(index).data for index in range(self.manifest.num_outputs)]
+        return Outputs.of([np.array(output[0], np.float32) for output in outputs])
 
     def close(self) -> None:
         self._request = self._compiled = None

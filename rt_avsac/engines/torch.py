@@ -51,10 +51,7 @@ class TorchEngine:
         picture = torch.from_numpy(np.array(image)[None]).to(self._device)
         sound = torch.from_numpy(np.array(audio)[None]).to(self._device)
         with torch.inference_mode(), self._cast():
-            results = [result[0].float().cpu().numpy() for result in self._net(picture, sound)]
-        if len(results) == 1:
-            return Outputs(results[0], None, None)
-        return Outputs(*results)
+            return Outputs.of([output[0].float().cpu().numpy() for output in self._net(picture, sound)])
 
     def close(self) -> None:
         self._net = None
