@@ -20,7 +20,7 @@ from rt_avsac.sync import SAMPLE_RATE_HZ, AudioRing
 
 SECOND_NS = 1_000_000_000
 OPEN_TIMEOUT_S = 5.0
-MIN_READ_TIMEOUT_S = 1.0
+READ_MARGIN_S = 0.3  # a read gives up so long after the watchdog did
 MAX_STAMP_AGE_NS = 2_000_000_000
 MAX_DRIFT_NS = 20_000_000  # sound whose stamps leave the count of its samples by this much begins a new run
 NO_CLOCK_FORMATS = ("mpjpeg", "mjpeg")  # their stamps are made up by the reader
@@ -71,7 +71,7 @@ class StreamSound:
 
 
 def _read_timeout_s(settings: LiveSettings) -> float:
-    return max(MIN_READ_TIMEOUT_S, settings.max_frame_age_ms / 1000)
+    return settings.max_frame_age_ms / 1000 + READ_MARGIN_S
 
 
 def _opened(settings: LiveSettings) -> Any:
@@ -99,7 +99,7 @@ def stream_shots(
 ) -> Iterator[Shot]:
     """Pictures until `stop` or the end of a finite file; the sound goes into `sound`. SourceError when it is lost.
 
-    `count(reason)` is called for everything dropped. A read returns after `max_frame_age_ms` (or 1 s) at the latest.
+    `count(reason)` is called for everything dropped. A read returns soon after `max_frame_age_ms` at the latest.
     """
     import av
 
