@@ -55,15 +55,14 @@ def item_of(
     several = len(order) > 2 and rng.random() < settings.mixture_share
     sounding = order[: min(len(order) - 1, MAX_SOUNDING)] if several else order[:1]
     original = mix(rng, sounds, sounding, settings)
-    known = rng.random() < 0.5 or not sounds.by_class[0]
-    strangers = [int(rng.choice(absent))] if known and absent else [0] if sounds.by_class[0] else []
+    outside = stranger(rng, sounds, set(np.unique(scene.label).tolist()))
     mixtures = {
         ORIGINAL: original,
         MUTED: Mixture(np.zeros(NUM_AUDIO_SAMPLES, np.float32), frozenset(), ()),
         NOISE: Mixture(set_level(noise(rng, 0.0), to_db(rms(original.samples))), frozenset(), ()),
     }
-    if strangers:
-        mixtures[OFF_SCREEN] = mix(rng, sounds, strangers, settings)
+    if outside is not None:
+        mixtures[OFF_SCREEN] = mix(rng, sounds, [outside], settings)
     if len(order) > len(sounding):
         mixtures[SWAP] = mix(rng, sounds, [order[len(sounding)]], settings)
     return EvalItem(

@@ -15,7 +15,7 @@ from rt_avsac.errors import UserError
 from train.bank import Bank
 from train.scene import Pictures, Scene, compose
 from train.settings import DataSettings
-from train.sound import Mixture, Sounds, mix, mute, only_noise
+from train.sound import Mixture, Sounds, mix, mute, only_noise, stranger
 
 
 @dataclass
@@ -83,13 +83,14 @@ class Composed(Dataset[dict[str, object]]):
             return mute(rng)
         if what == "noise":
             return only_noise(rng, self.settings)
-        absent = [0] + [c for c in self.sounds.classes if c not in present]
-        if what == "off":
-            class_id = 0 if rng.random() < 0.5 else int(rng.choice(absent))
-            return mix(rng, self.sounds, [class_id], self.settings)
+        outside = stranger(rng, self.sounds, present)
+        if outside is None and what == "off":
+            return only_noise(rng, self.settings)
+        if isinstance(what, str):
+            return mix(rng, self.sounds, [outside or 0], self.settings)
         classes = sorted(what)
-        if rng.random() < 0.15:  # a sound from outside the picture on top
-            classes.append(int(rng.choice(absent)))
+        if outside is not None and rng.random() < 0.15:  # a sound from outside the picture on top
+            classes.append(outside)
         return mix(rng, self.sounds, classes, self.settings)
 
     def _row(self, rng: np.random.Generator, what: frozenset[int] | str, present: frozenset[int]) -> int:
@@ -98,15 +99,18 @@ class Composed(Dataset[dict[str, object]]):
         absent = [c for c in self.sounds.classes if c not in present]
         if isinstance(what, str):
             key = frozenset[int]()
-            if what == "off" and rng.random() < 0.6:
-                key = frozenset(int(c) for c in rng.choice(absent, size=int(rng.integers(1, 3)), replace=False))
+            if what == "off" and absent and rng.random() < 0.6:
+                number = min(int(rng.integers(1, 3)), len(absent))
+                key = frozenset(int(c) for c in rng.choice(absent, size=number, replace=False))
         else:
             key = what
-            if rng.random() < 0.15:
+            if absent and rng.random() < 0.15:
                 key = what | {int(rng.choice(absent))}
         rows = self.rows.get(key)
         if rows is None:  # a rare combination: one of its classes alone
-            rows = self.rows[frozenset([int(rng.choice(sorted(key)))])]
+            rows = self.rows.get(frozenset([int(rng.choice(sorted(key)))])) if key else None
+        if rows is None:
+            raise UserError("training: the audio bank is too small for this data; raise audio_bank or set it to 0")
         return int(rows[rng.integers(len(rows))])
 
 

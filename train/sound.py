@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,14 @@ class Sounds:
         return chosen[rng.integers(len(chosen))]
 
 
+def stranger(rng: np.random.Generator, sounds: Sounds, present: Collection[int]) -> int | None:
+    """A class that is not in the picture, or 0 (off-screen); None when everything that sounds is there."""
+    absent = [c for c in sounds.classes if c not in present]
+    if 0 in sounds.by_class and (not absent or rng.random() < 0.5):
+        return 0
+    return int(rng.choice(absent)) if absent else None
+
+
 def rms(samples: Samples) -> float:
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)) + 1e-12))
 
@@ -102,10 +110,14 @@ def source_window(rng: np.random.Generator, sound: Samples, settings: DataSettin
             best, best_share = window, share
         if share * NUM_AUDIO_SAMPLES >= settings.min_audible_s * SAMPLE_RATE_HZ:
             break
-    blocks = _block_rms(best)
+    return best * np.float32(from_db(SOURCE_DBFS - level_of(best)))
+
+
+def level_of(samples: Samples) -> float:
+    """RMS over the loud part, dBFS, at least -100."""
+    blocks = _block_rms(samples)
     active = blocks[blocks > 0.15 * max(blocks.max(), 1e-6)]
-    level = float(np.sqrt(np.mean(active**2))) if len(active) else 1e-5
-    return best * np.float32(from_db(SOURCE_DBFS) / max(level, 1e-5))
+    return to_db(max(float(np.sqrt(np.mean(active**2))), 1e-5)) if len(active) else -100.0
 
 
 def _block_rms(samples: Samples, block: int = 400) -> NDArray[np.float64]:
@@ -124,14 +136,14 @@ def mix(rng: np.random.Generator, sounds: Sounds, classes: Sequence[int], settin
         sources.append(item.id)
     if rng.random() < settings.ambience_share:
         snr_db = rng.uniform(*settings.ambience_snr_db)
-        under, name = _ambience(rng, sounds, settings)
+        under, name = ambience(rng, sounds, settings)
         total += under * np.float32(from_db(SOURCE_DBFS - snr_db))
         sources.append(name)
     heard = frozenset(class_id for class_id in classes if class_id != 0)
     return Mixture(set_level(total, rng.uniform(*settings.level_dbfs)), heard, tuple(sources))
 
 
-def _ambience(rng: np.random.Generator, sounds: Sounds, settings: DataSettings) -> tuple[Samples, str]:
+def ambience(rng: np.random.Generator, sounds: Sounds, settings: DataSettings) -> tuple[Samples, str]:
     """Ambient sound of RMS 1, and its id."""
     if not sounds.ambience or rng.random() < 0.4:
         colour = NOISE_COLOURS[rng.integers(len(NOISE_COLOURS))]
