@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return run(parser().parse_args(words))
+        return run(parser().parse(words))
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -159,6 +159,8 @@ def _tables(data: str | Path, kind: str, default: SetT) -> Iterable[tuple[Path, 
     if data.is_dir():
         yield data, default, {}
         return
+    if not data.exists():
+        raise UserError(f"data {data}: no such folder or mapping file")
     content = read_file(data)
     for key in content:
         if key not in ("root", "pictures", "sounds"):
