@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from rt_avsac.model.vggish import Vggish
 from rt_avsac.model.yamnet import SameConv, YamNet
 
 DEPTHS = (2, 1, 2, 1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def shake(module: nn.Module, seed: int = 0) -> None:
@@ -89,7 +99,7 @@ def timm_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_pvt_v2_equals_transformers(tmp_path: Path) -> None:
     from transformers import PvtV2Backbone, PvtV2Config
 
-    config = PvtV2Config(
+    config = PvtV2Config(  # type: ignore[call-arg]
         depths=list(DEPTHS),
         hidden_sizes=[64, 128, 320, 512],
         num_attention_heads=[1, 2, 5, 8],
@@ -122,7 +132,7 @@ def test_pvt_v2_equals_transformers(tmp_path: Path) -> None:
 def test_resnet_equals_transformers(tmp_path: Path) -> None:
     from transformers import ResNetBackbone, ResNetConfig
 
-    config = ResNetConfig(
+    config = ResNetConfig(  # type: ignore[call-arg]
         embedding_size=64,
         hidden_sizes=[256, 512, 1024, 2048],
         depths=list(DEPTHS),
