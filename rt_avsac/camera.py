@@ -168,5 +168,7 @@ class Camera:
         self._index += 1
         reading.last_ns = time.monotonic_ns()
         if first:
+            with reading.changed:
+                reading.changed.notify_all()  # from now on the watch has another limit
             height, width = shot.image.shape[:2]
             self._reopener.ok(f"{width}x{height}, times by {shot.time_source}")

@@ -46,7 +46,7 @@ def described() -> str:
 
 
 def probe(node: Path, deadline_s: float = PROBE_DEADLINE_S) -> dict[str, Any]:
-    """{"path", "name", "captures", "formats": [{"format", "width", "height", "fps"}]}, or "error" in place of formats."""
+    """{"path", "name", "captures", "formats": [{"format", "width", "height", "fps"}]}, or "error" for the latter."""
     known: dict[str, Any] = {"path": str(node), "name": name(node)}
     package_root = str(Path(__file__).resolve().parent.parent)
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings come from the system's packages
 PACKAGES = (
-    "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad "
-    "gstreamer1.0-plugins-ugly"
+    "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
+    "gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
 )
 
 
