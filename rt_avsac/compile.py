@@ -19,6 +19,7 @@ from rt_avsac.errors import ModelError, UserError
 
 Progress = Callable[[str], None]
 
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc")
 GPU_SIGNS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")  # desktop, Jetson, WSL
 
 
@@ -77,14 +78,10 @@ def build(request: Request, out: Path, say: Progress) -> bundle.Manifest:
             built = builders.BUILDERS[request.backend](request, folder, say)
             manifest = bundle.write_manifest(folder, builders.manifest_of(request, built, machine))
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "bad_alloc" in str(error):
-            raise ModelError(
-                f"bundle {out}: out of memory while building for {request.backend}; free some, or use a larger machine"
-            ) from error
-        reason = str(error).strip().splitlines()
-        raise ModelError(
-            f"bundle {out}: {request.backend} {request.precision} cannot be built: {reason[0] if reason else error!r}"
-        ) from error
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+            reason = "out of memory while building; free some, or use a larger machine"
+        raise ModelError(f"bundle {out}: {request.backend} {request.precision} cannot be built: {reason}") from error
     say(f"compiled in {time.monotonic() - started:.1f} s: {manifest.backend} {manifest.precision}")
     return manifest
 

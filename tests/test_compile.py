@@ -1,0 +1,199 @@
+"""Compiling for the CPU backends: right numbers, cache, refusals, and faults while building."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rt_avsac import build, bundle, cli
+from rt_avsac.compile import Request, cached_bundle, choose_backend
+from rt_avsac.compile import build as build_bundle
+from rt_avsac.config import LiveSettings
+from rt_avsac.engines import open_engine
+from rt_avsac.errors import ModelError
+from rt_avsac.probe import windows
+from tests.tiny_model import CLASSES, make_tiny
+
+quiet = lambda text: None  # noqa: E731
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def openvino_bundle(checkpoint: Path) -> Path:
+    out = checkpoint.parent / "openvino"
+    build_bundle(Request(checkpoint, "openvino", "fp32"), out, quiet)
+    return out
+
+
+@pytest.fixture(scope="module")
+def torch_bundle(checkpoint: Path) -> Path:
+    out = checkpoint.parent / "torch"
+    build_bundle(Request(checkpoint, "torch", "auto"), out, quiet)
+    return out
+
+
+def test_openvino_gives_torchs_numbers(openvino_bundle: Path, torch_bundle: Path) -> None:
+    with open_engine(openvino_bundle, LiveSettings()) as engine, open_engine(torch_bundle, LiveSettings()) as reference:
+        assert (engine.backend, engine.precision) == ("openvino", "fp32")
+        for image, audio in windows(64, 15_600, count=3, seed=5):
+            got, wanted = engine.run(image[0], audio[0]), reference.run(image[0], audio[0])
+            assert got.sounding.shape == (64, 64)
+            for ours, theirs in zip(got, wanted, strict=True):
+                assert ours is not None
+                np.testing.assert_allclose(ours, theirs, atol=2e-4)
+        assert np.ptp(wanted.sounding) > 0.01  # the reference does say something
+
+
+def test_outputs_are_not_overwritten_by_the_next_run(openvino_bundle: Path) -> None:
+    first, second = windows(64, 15_600, count=2)
+    with open_engine(openvino_bundle, LiveSettings()) as engine:
+        kept = engine.run(first[0][0], first[1][0]).sounding
+        copy = kept.copy()
+        engine.run(second[0][0], second[1][0])
+    np.testing.assert_array_equal(kept, copy)
+
+
+def test_manifest_says_what_it_is(openvino_bundle: Path, checkpoint: Path) -> None:
+    manifest = bundle.read(openvino_bundle)
+    assert manifest.name == "tiny"
+    assert manifest.checkpoint_sha256 == bundle.sha256(checkpoint)
+    assert manifest.classes == CLASSES
+    assert manifest.weights_licence == "CC0"
+    assert manifest.options == {"hint": "f32"}
+    assert manifest.deviation["snr_db"] > 60
+    assert set(manifest.files) == {"engine.xml", "engine.bin"}
+    assert manifest.runtime["openvino"]
+
+
+def test_inspect(openvino_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(openvino_bundle)]) == 0
+    assert "fits this machine" in capsys.readouterr().out
+    broken = shutil.copytree(openvino_bundle, tmp_path / "broken")
+    (broken / "engine.bin").write_bytes(b"")
+    assert cli.main(["inspect", str(broken)]) == 1
+    assert "truncated" in capsys.readouterr().out
+    assert cli.main(["inspect", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [
+        ({"backend": "torch"}, "asked backend torch"),
+        ({"precision": "int8"}, "asked precision int8"),
+        ({"device": "cuda"}, "asked device cuda"),
+    ],
+)
+def test_a_bundle_for_something_else_is_refused(openvino_bundle: Path, asked: dict[str, Any], part: str) -> None:
+    with pytest.raises(ModelError, match=part):
+        open_engine(openvino_bundle, LiveSettings(**asked))
+
+
+def test_the_cache_is_used_and_heals(checkpoint: Path) -> None:
+    settings = LiveSettings(backend="torch")
+    said: list[str] = []
+    folder = cached_bundle(checkpoint, settings, said.append)
+    assert said
+    said.clear()
+    assert cached_bundle(checkpoint, settings, said.append) == folder
+    assert said == []
+    (folder / "model.safetensors").write_bytes(b"truncated")
+    assert cached_bundle(checkpoint, settings, said.append) == folder
+    assert said
+    with open_engine(folder, settings):
+        pass
+
+
+def test_other_weights_have_another_bundle(checkpoint: Path, tmp_path: Path) -> None:
+    settings = LiveSettings(backend="torch")
+    other = make_tiny(tmp_path / "tiny.safetensors", seed=1)
+    assert cached_bundle(checkpoint, settings, quiet) != cached_bundle(other, settings, quiet)
+
+
+def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "b"
+    assert cli.main(["compile", str(checkpoint), "--backend", "torch", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "compiling tiny.safetensors" in said
+    assert "torch fp32" in said
+    for words in (["--backend", "onnx"], ["--precision", "fp8"], ["--backend", "torch", "--precision", "int8"]):
+        assert cli.main(["compile", str(checkpoint), "--out", str(tmp_path / "c"), *words]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert words[-1] in error
+    assert cli.main(["compile", str(out), "--out", str(tmp_path / "c")]) == 2
+    assert "give the .safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("std::bad_alloc"), "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried"), "out of memory"),
+        (RuntimeError("no kernel\nfor this"), "no kernel"),
+    ],
+)
+def test_a_builder_that_fails_leaves_the_old_bundle(
+    torch_bundle: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, part: str
+) -> None:
+    def fail(request: Request, folder: Path, say: Any) -> Any:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setitem(build.BUILDERS, "torch", fail)
+    with pytest.raises(ModelError) as raised:
+        build_bundle(Request(checkpoint, "torch", "fp32"), torch_bundle, quiet)
+    assert part in str(raised.value)
+    assert "\n" not in str(raised.value)
+    with open_engine(torch_bundle, LiveSettings()):
+        pass
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import openvino, torch
+from rt_avsac import build, cli
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), resource.RLIM_INFINITY))
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space limits are Linux's")
+def test_a_machine_without_memory(torch_bundle: Path, checkpoint: Path) -> None:
+    """A real limit on the process: one line, exit code 2, the old bundle as it was."""
+    words = ["compile", str(checkpoint), "--backend", "torch", "--out", str(torch_bundle)]
+    command = [sys.executable, "-c", OUT_OF_MEMORY, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 2, done.stderr
+    assert "memory" in done.stderr
+    assert "Traceback" not in done.stderr
+    with open_engine(torch_bundle, LiveSettings()):
+        pass
+
+
+def test_backend_choice() -> None:
+    assert choose_backend("cpu", "auto") == "openvino"
+    assert choose_backend("auto", "torch") == "torch"
+    with pytest.raises(ModelError, match="needs a GPU"):
+        choose_backend("cpu", "tensorrt")
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(ModelError, match="sees no GPU"):
+        choose_backend("cuda", "auto")
