@@ -45,8 +45,10 @@ class Pictures:
         import av
 
         self.size = (width, height)
-        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115  # ours, so that a full disk is an OSError
-        self._container = av.open(self._file, "w", format="matroska", options={"flush_packets": "1"})
+        self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115  # ours: a full disk is an OSError
+        # a cluster per frame: what is cut off costs the frames behind the cut, not the whole cluster
+        options = {"flush_packets": "1", "cluster_time_limit": "1"}
+        self._container = av.open(self._file, "w", format="matroska", options=options)
         self._stream = self._container.add_stream("libx264rgb", rate=30)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "rgb24"
         # ultrafast is 5 ms a frame of 640x480 (FFV1: 13 ms); zerolatency: no frame waits in the encoder
@@ -176,9 +178,11 @@ class Recorder:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
+        import av
+
         try:
             yield
-        except (OSError, EOFError) as error:
+        except (OSError, av.FFmpegError) as error:
             self._failed = True
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise DiskError(
