@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import socket as sockets
 import subprocess
@@ -226,6 +227,10 @@ def test_an_ipc_path_is_not_stolen(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             Publisher("ipc://masks")
         with MaskSubscriber("ipc://masks") as first:
             wait_until(lambda: first.status)
+    with open("masks.lock") as lock:  # one that is about to bind
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(AddressError, match="taken"):
+            Publisher("ipc://masks")
     with sockets.socket(sockets.AF_UNIX) as crashed:
         crashed.bind("masks2")  # what a killed program leaves
     Publisher("ipc://masks2").close()
