@@ -13,9 +13,9 @@ import pytest
 import torch
 from small_set import make_small_set
 
-from rt_avsac.errors import UserError
 from rt_avsac.model import checkpoint
 from train import log
+from train.ablate import main as ablate
 from train.bank import Bank
 from train.clip import compose_clip
 from train.compose import evaluation_items
@@ -110,7 +110,9 @@ def test_corrupt_picture_is_named_and_nothing_is_lost(
     assert (tmp_path / "run" / "state.pt").read_bytes() == before
 
 
-def test_dead_worker_is_said(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dead_worker_is_said(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -252,3 +254,42 @@ def test_bank_finds_rows_by_what_is_heard() -> None:
     assert bank.rows[frozenset({1})] == [0, 3]
     assert bank.rows[frozenset()] == [1]
     assert bank.rows[frozenset({1, 2})] == [2]
+
+
+def test_ablation_table_has_a_spread_and_resumes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, *assignments = arguments(data, tmp_path / "unused", 1, "audio_bank=24", "num_validation_scenes=1")
+    asked = [
+        config,
+        "--out",
+        str(tmp_path),
+        "--seeds",
+        "2",
+        "--num",
+        "2",
+        "--only",
+        "BAVD + AVFS",
+        "one-way, no AVFS",
+        "--",
+    ]
+    assert ablate(asked + assignments) == 0
+    table = (tmp_path / "ablation.md").read_text()
+    assert table.count("±") == 16
+    assert "| BAVD + AVFS | 2 |" in table
+    capsys.readouterr()
+    assert ablate(asked + assignments) == 0
+    assert "seed 0" not in capsys.readouterr().err, "what is done is not done again"
+
+
+def test_parts_of_another_run_start_frozen(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(data, tmp_path / "first", 1)) == 0
+    start = ["start_from=" + str(tmp_path / "first" / "last.safetensors"), "start_parts=backbone,pixel_encoder"]
+    more = [*start, "freeze_parts=backbone,pixel_encoder", "num_layers=1"]
+    assert main(arguments(data, tmp_path / "second", 1, *more)) == 0
+    first = checkpoint.load(tmp_path / "first" / "last.safetensors")[0].pixel_encoder.state_dict()
+    second = checkpoint.load(tmp_path / "second" / "last.safetensors")[0].pixel_encoder.state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert main(arguments(data, tmp_path / "third", 1, "start_from=x", "freeze_parts=spine")) == 2
+    assert main(arguments(data, tmp_path / "third", 1, *start[:1], "num_layers=1")) == 2
+    assert "do not fit" in capsys.readouterr().err.splitlines()[-1]

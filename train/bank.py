@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections import defaultdict
@@ -44,14 +45,14 @@ def draw_mixture(rng: np.random.Generator, sounds: Sounds, settings: DataSetting
 
 
 @torch.no_grad()
-def build(encoder: nn.Module, sounds: Sounds, settings: DataSettings, seed: int, num_classes: int, say: Say) -> Bank:
+def build(encoder: nn.Module, sounds: Sounds, settings: DataSettings, num_classes: int, say: Say) -> Bank:
     """`settings.audio_bank` mixtures through the encoder; says how far it is."""
     cells, heard, began = [], torch.zeros(settings.audio_bank, num_classes, dtype=torch.bool), time.monotonic()
     encoder.eval()
     for start in range(0, settings.audio_bank, BATCH):
         windows = []
         for row in range(start, min(start + BATCH, settings.audio_bank)):
-            mixture = draw_mixture(np.random.default_rng((seed, row, 77)), sounds, settings)
+            mixture = draw_mixture(np.random.default_rng((row, 77)), sounds, settings)
             windows.append(mixture.samples)
             heard[row, list(mixture.heard)] = True
         cells.append(encoder(torch.from_numpy(np.stack(windows))).half())
@@ -63,20 +64,22 @@ def build(encoder: nn.Module, sounds: Sounds, settings: DataSettings, seed: int,
 
 
 def load_or_build(
-    path: Path, encoder: nn.Module, sounds: Sounds, settings: DataSettings, seed: int, num_classes: int, say: Say
+    path: Path, encoder: nn.Module, sounds: Sounds, settings: DataSettings, num_classes: int, say: Say
 ) -> Bank:
-    """The bank kept beside the run, if it is one of the same settings; else a new one, kept there."""
+    """The bank kept at `path`, if it is one of the same settings and encoder; else a new one, kept there."""
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    key = repr((settings, seed, num_classes))
+    weights = sum(parameter.double().sum().item() for parameter in encoder.parameters())
+    key = repr((dataclasses.replace(settings, bank_file=""), num_classes, weights))
     if path.is_file():
         with safe_open(path, "pt") as file:
             same = (file.metadata() or {}).get("key") == key
         if same:
             state = load_file(path)
             return Bank(state["cells"], state["heard"].bool())
-    bank = build(encoder, sounds, settings, seed, num_classes, say)
+    bank = build(encoder, sounds, settings, num_classes, say)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file({"cells": bank.cells, "heard": bank.heard.to(torch.uint8)}, temporary, {"key": key})
     os.replace(temporary, path)

@@ -47,8 +47,13 @@ class Clip:
 
 
 def compose_clip(
-    rng: np.random.Generator, pictures: Pictures, sounds: Sounds, settings: DataSettings, size: int = 224,
-    num_frames: int = 5, fps: float = 1.0,
+    rng: np.random.Generator,
+    pictures: Pictures,
+    sounds: Sounds,
+    settings: DataSettings,
+    size: int = 224,
+    num_frames: int = 5,
+    fps: float = 1.0,
 ) -> Clip:
     """One to three objects of the scene sound, each from its own onset to its own end, in front of an ambience."""
     scene = compose(rng, pictures, settings, round(size * CANVAS))
@@ -105,8 +110,12 @@ def _moving_view(
         x, y = ((1 - share) * np.array(corners[0]) + share * np.array(corners[1])).tolist()
         zoom = size / width
         move = np.array([[zoom, 0.0, -x * zoom], [0.0, zoom, -y * zoom]])
-        images.append(cv2.warpAffine(image, move, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
-        labels.append(cv2.warpAffine(label, move, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE))
+        images.append(
+            cv2.warpAffine(image, move, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        )
+        labels.append(
+            cv2.warpAffine(label, move, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        )
     return np.stack(images), np.stack(labels)
 
 

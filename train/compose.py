@@ -21,7 +21,11 @@ MAX_SOUNDING = 3
 
 
 def evaluation_items(
-    data: str | Path, seed: int = 0, num: int = 500, split: str = "val", size: int = 320,
+    data: str | Path,
+    seed: int = 0,
+    num: int = 500,
+    split: str = "val",
+    size: int = 320,
     settings: DataSettings | None = None,
 ) -> Iterator[EvalItem]:
     """`num` scenes of this split, the same for the same seed; every other one with two or more objects that can sound.

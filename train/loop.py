@@ -53,11 +53,13 @@ def average_gradients(state: State, processes: int) -> None:
         offset += parameter.numel()
 
 
-def step(state: State, batch: Batch, bank: Bank | None, num_steps: int, frozen: bool, settings: TrainSettings) -> dict[str, float]:
+def step(
+    state: State, batch: Batch, bank: Bank | None, num_steps: int, frozen: bool, settings: TrainSettings
+) -> dict[str, float]:
     """One update; → the parts of the loss. UserError when it is not finite (the state is then that of before)."""
     net, processes = state.net, world()[1]
     net.train()
-    states.freeze_batch_norm(net, settings.frozen_batch_norm)
+    states.freeze_batch_norm(net, settings)
     for group in state.optimizer.param_groups:
         group["lr"] = group["base_lr"] * rate(state.step, num_steps, settings)
     state.optimizer.zero_grad(set_to_none=True)
@@ -79,7 +81,9 @@ def step(state: State, batch: Batch, bank: Bank | None, num_steps: int, frozen: 
         [p for group in state.optimizer.param_groups for p in group["params"]], settings.clip_norm
     )
     if not math.isfinite(norm.item()):
-        raise UserError(f"training: step {state.step}: the gradient is {norm.item()}; the last checkpoint is kept; lower lr")
+        raise UserError(
+            f"training: step {state.step}: the gradient is {norm.item()}; the last checkpoint is kept; lower lr"
+        )
     state.optimizer.step()
     state.step += 1
     states.update_ema(state, settings.ema_decay)
@@ -104,7 +108,10 @@ def run(run_settings: RunSettings, data: Data, state: State, validate: Validate,
     frozen_steps = int(settings.freeze_backbone_epochs * data.num_pictures / settings.batch_size)
     sampler = Steps(state.step, num_steps, settings.batch_size, side, rank, processes)
     loader = DataLoader(
-        data.samples, batch_sampler=sampler, num_workers=settings.num_workers, collate_fn=collate,
+        data.samples,
+        batch_sampler=sampler,
+        num_workers=settings.num_workers,
+        collate_fn=collate,
         prefetch_factor=4 if settings.num_workers else None,
     )
     began, first = time.monotonic(), state.step

@@ -10,12 +10,13 @@ from rt_avsac.model.avsac import Decoded, Heard, Seen
 from train.settings import TrainSettings
 
 DICE_EPS = 1e-3
+IGNORE = 255
 
 
 def sounding_target(label: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
     """label uint8 [B, S, S], heard bool [B, K, C] → target float [B·K, S, S] (1 = its class is heard), valid alike."""
     batch, sounds, num_classes = heard.shape
-    valid = label != 255
+    valid = label != IGNORE
     index = label.long().masked_fill(~valid, 0)
     table = heard.clone()
     table[:, :, 0] = False  # the background never sounds
@@ -72,42 +73,62 @@ def classes_of_pixels(logit: Tensor, label: Tensor) -> Tensor:
     side = label.shape[-1] // 4
     logit = F.interpolate(logit, size=(side, side), mode="bilinear")
     small = F.interpolate(label[:, None].float(), size=(side, side), mode="nearest")[:, 0].long()
-    valid = (small != 255).float()
-    loss = F.cross_entropy(logit, small.masked_fill(small == 255, 0), reduction="none") * valid
+    valid = (small != IGNORE).float()
+    loss = F.cross_entropy(logit, small.masked_fill(small == IGNORE, 0), reduction="none") * valid
     return (loss.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1.0)).mean()
 
 
-def class_dice(logit: Tensor, label: Tensor) -> Tensor:
-    """Dice of "not background" (AVSS's foreground term)."""
-    foreground = 1.0 - F.interpolate(logit, size=label.shape[-2:], mode="bilinear").softmax(1)[:, 0]
-    return dice(foreground, ((label > 0) & (label != 255)).float(), (label != 255).float())
+def semantic(logit: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy at the label's size + 0.1 dice of "not background" (AVSS); logit [N, C, h, w], label [N, S, S]."""
+    logit = F.interpolate(logit, size=label.shape[-2:], mode="bilinear")
+    valid = (label != IGNORE).float()
+    index = label.long().masked_fill(label == IGNORE, 0)
+    loss = F.cross_entropy(logit, index, reduction="none") * valid
+    entropy = (loss.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1.0)).mean()
+    foreground = 1.0 - logit.softmax(1)[:, 0]
+    return entropy + 0.1 * dice(foreground, (index > 0).float(), valid)
 
 
 def total(
-    seen: Seen, heard: Heard, decoded: Decoded, label: Tensor, flags: Tensor, target: Tensor, valid: Tensor,
-    sides: list[int], settings: TrainSettings,
+    seen: Seen,
+    heard: Heard,
+    decoded: Decoded,
+    label: Tensor,
+    flags: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    sides: list[int],
+    settings: TrainSettings,
 ) -> dict[str, Tensor]:
     """Every part, weighted, and "total"; flags bool [N, C] heard, target and valid [N, S, S]."""
-    side = decoded.sounding_logit.shape[-1] * 2
+    side = min(decoded.sounding_logit.shape[-1] * 2, target.shape[-1])
     logit = F.interpolate(decoded.sounding_logit, size=(side, side), mode="bilinear")[:, 0]
     small_target = F.adaptive_avg_pool2d(target[:, None], side)[:, 0]
     small_valid = (F.adaptive_avg_pool2d(valid[:, None], side)[:, 0] > 0.5).float()
-    parts = {
-        "bce": settings.bce_weight * bce(logit, small_target, small_valid),
-        "dice": settings.dice_weight * dice(logit.sigmoid(), small_target, small_valid),
-    }
+    if decoded.semantic_logit is not None:
+        sounding_label = torch.where(target > 0.5, label.repeat_interleave(len(target) // len(label), 0), 0)
+        sounding_label = torch.where(valid > 0.5, sounding_label, IGNORE)
+        parts = {"semantic": semantic(decoded.semantic_logit, sounding_label)}
+    else:
+        parts = {
+            "bce": settings.bce_weight * bce(logit, small_target, small_valid),
+            "dice": settings.dice_weight * dice(logit.sigmoid(), small_target, small_valid),
+        }
+        if decoded.auxiliary_logit is not None:
+            auxiliary = F.interpolate(decoded.auxiliary_logit, size=(side, side), mode="bilinear")[:, 0]
+            parts["auxiliary"] = settings.auxiliary_weight * bce(auxiliary, small_target, small_valid)
     if settings.avfs_form != "off":
         parts["avfs"] = settings.avfs_weight * avfs(decoded, heard, target, sides, settings.avfs_form)
-    mix = getattr(decoded, "mix_logit", None)
-    if mix is not None:
-        mean_map = F.interpolate(mix, size=(side, side), mode="bilinear")[:, 0].sigmoid()
+    if decoded.mix_logit is not None:
+        mean_map = F.interpolate(decoded.mix_logit, size=(side, side), mode="bilinear")[:, 0].sigmoid()
         parts["mix"] = settings.mix_weight * dice(mean_map, small_target, small_valid)
     if seen.class_logit is not None:
         parts["class"] = settings.class_weight * classes_of_pixels(seen.class_logit, label)
     if heard.class_logit is not None:
         flags = flags[:, 1:].float()
-        parts["audio_class"] = settings.audio_class_weight * F.binary_cross_entropy_with_logits(
-            heard.class_logit[:, 1:], flags, reduction="none"
-        ).sum(1).mean()
+        parts["audio_class"] = (
+            settings.audio_class_weight
+            * F.binary_cross_entropy_with_logits(heard.class_logit[:, 1:], flags, reduction="none").sum(1).mean()
+        )
     parts["total"] = torch.stack(list(parts.values())).sum()
     return parts

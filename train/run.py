@@ -12,8 +12,9 @@ from torch import distributed
 
 from rt_avsac.config import split_assignments
 from rt_avsac.errors import UserError
-from rt_avsac.model import checkpoint, efficientnet, yamnet
+from rt_avsac.model import checkpoint
 from rt_avsac.model.avsac import Avsac
+from rt_avsac.model.pretrained import load_pretrained
 from train import loop, state
 from train.compose import evaluation_items
 from train.log import Log
@@ -28,20 +29,26 @@ def make_net(run: RunSettings) -> Avsac:
     """The network of the settings with the pretrained weights they name."""
     torch.manual_seed(run.train.seed)
     net = Avsac(run.model)
-    if run.train.backbone_weights:
-        efficientnet.load_pretrained(net.backbone, run.train.backbone_weights)  # type: ignore[arg-type]
-    if run.train.audio_weights:
-        yamnet.load_pretrained(net.audio_encoder, run.train.audio_weights)  # type: ignore[arg-type]
+    load_pretrained(net, run.train.backbone_weights, run.train.audio_weights)
     if run.train.start_from:
-        other, header = checkpoint.load(run.train.start_from)
-        try:
-            net.load_state_dict(other.state_dict())
-        except RuntimeError:
-            raise UserError(
-                f"training: start_from {run.train.start_from} is {header['settings']['name']}, whose weights do not "
-                f"fit {run.model.name}; give the config it was trained with"
-            ) from None
+        start_from(net, run)
     return net
+
+
+def start_from(net: Avsac, run: RunSettings) -> None:
+    """Weights of another run, all or only `start_parts`; UserError when they do not fit."""
+    other, header = checkpoint.load(run.train.start_from)
+    parts = run.train.start_parts
+    try:
+        if not parts:
+            net.load_state_dict(other.state_dict())
+        for part in parts:
+            state.module_named(net, part).load_state_dict(state.module_named(other, part).state_dict())
+    except RuntimeError:
+        raise UserError(
+            f"training: start_from {run.train.start_from} is {header['settings']['name']}, whose weights do not "
+            f"fit {run.model.name}; give the config it was trained with, or start_parts that are the same"
+        ) from None
 
 
 def train(run: RunSettings) -> None:
@@ -61,7 +68,11 @@ def train(run: RunSettings) -> None:
     data = open_composed(run, net.audio_encoder, say)
     items = list(
         evaluation_items(
-            run.data.root, VALIDATION_SEED, run.train.num_validation_scenes, size=run.model.image_size, settings=run.data
+            run.data.root,
+            VALIDATION_SEED,
+            run.train.num_validation_scenes,
+            size=run.model.image_size,
+            settings=run.data,
         )
     )
 

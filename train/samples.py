@@ -33,7 +33,9 @@ class Batch:
     sounding: Tensor | None = None
 
 
-def choose_heard(rng: np.random.Generator, classes: tuple[int, ...], settings: DataSettings) -> list[frozenset[int] | str]:
+def choose_heard(
+    rng: np.random.Generator, classes: tuple[int, ...], settings: DataSettings
+) -> list[frozenset[int] | str]:
     """What the scene's K sounds contain: a subset of its classes, another one, and negatives ("mute", "noise", "off")."""
     wanted: list[frozenset[int] | str] = []
     subsets = [frozenset(s) for n in (1, 2, 3) for s in combinations(classes, n)]

@@ -91,7 +91,11 @@ def collage(rng: np.random.Generator, pictures: Pictures, settings: DataSettings
 
 
 def paste(
-    rng: np.random.Generator, pictures: Pictures, settings: DataSettings, image: Image, label: Image,
+    rng: np.random.Generator,
+    pictures: Pictures,
+    settings: DataSettings,
+    image: Image,
+    label: Image,
     items: list[PictureItem],
 ) -> Scene:
     """One or two objects of classes not yet there, cut out and set into the picture with soft edges."""
@@ -125,7 +129,11 @@ def paste_object(rng: np.random.Generator, image: Image, label: Image, item: Pic
         zoom = min(np.sqrt(share * side * side / area), 0.95 * side / width, 0.95 * side / height)
         new_width, new_height = max(int(width * zoom), 4), max(int(height * zoom), 4)
         left, top = int(rng.integers(side - new_width + 1)), int(rng.integers(side - new_height + 1))
-        alpha = cv2.resize(mask.astype(np.float32), (new_width, new_height), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
+        alpha = cv2.resize(
+            mask.astype(np.float32),
+            (new_width, new_height),
+            interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR,
+        )
         below = label[top : top + new_height, left : left + new_width]
         if hides_too_much(label, below, alpha > 0.5):
             continue
@@ -182,7 +190,9 @@ def recolor(rng: np.random.Generator, image: Image) -> Image:
     return out
 
 
-def finish(rng: np.random.Generator, image: Image, label: Image, items: Sequence[PictureItem], settings: DataSettings) -> Scene:
+def finish(
+    rng: np.random.Generator, image: Image, label: Image, items: Sequence[PictureItem], settings: DataSettings
+) -> Scene:
     if rng.random() < 0.15:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
     counts = np.bincount(label.ravel(), minlength=256)

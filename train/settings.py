@@ -33,6 +33,7 @@ class DataSettings:
     min_audible_s: float = 0.35  # … of which at least this much is heard
     pitch_share: float = 0.3  # sources replayed up to 8 % faster or slower
     audio_bank: int = 0  # mixtures made once, their frozen audio-encoder cells cached; 0 = a new mixture every time
+    bank_file: str = ""  # where the bank is kept; "" = beside the run
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class TrainSettings:
     bce_weight: float = 1.0
     dice_weight: float = 1.0
     mix_weight: float = 0.1  # the mixer's mean map
+    auxiliary_weight: float = 0.1  # the second mask, of a network that has one
     avfs_weight: float = 0.1
     avfs_form: Literal["kl_frame", "kl_token", "l2_token", "l2_frame", "off"] = "kl_frame"
     class_weight: float = 1.0
@@ -71,7 +73,9 @@ class TrainSettings:
     out: str = "runs/avsac"
     backbone_weights: str = ""  # published ImageNet weights of the picture backbone
     audio_weights: str = ""  # published weights of the audio encoder
-    start_from: str = ""  # a checkpoint of the same network to start from
+    start_from: str = ""  # a checkpoint to start from
+    start_parts: tuple[str, ...] = ()  # modules to take from it; () = all
+    freeze_parts: tuple[str, ...] = ()  # modules that never train, such as backbone, pixel_encoder
 
 
 @dataclass(frozen=True)

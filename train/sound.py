@@ -163,7 +163,9 @@ def mute(rng: np.random.Generator) -> Mixture:
 
 def only_noise(rng: np.random.Generator, settings: DataSettings) -> Mixture:
     colour = NOISE_COLOURS[rng.integers(len(NOISE_COLOURS))] if rng.random() < 0.6 else 0.0
-    return Mixture(set_level(noise(rng, colour), rng.uniform(*settings.level_dbfs)), frozenset(), (f"noise(1/f^{colour})",))
+    return Mixture(
+        set_level(noise(rng, colour), rng.uniform(*settings.level_dbfs)), frozenset(), (f"noise(1/f^{colour})",)
+    )
 
 
 def set_level(samples: Samples, dbfs: float) -> Samples:

@@ -45,7 +45,7 @@ def open_composed(run: RunSettings, encoder: nn.Module, say: Say) -> Data:
     if settings.audio_bank:
         if run.train.audio_lr > 0:
             raise UserError("training: audio_bank keeps a frozen encoder's output; audio_lr must be 0, or audio_bank=0")
-        path = Path(run.train.out) / "bank.safetensors"
-        bank = load_or_build(path, encoder, sounds, settings, run.train.seed, run.model.num_classes, say)
+        path = Path(settings.bank_file or Path(run.train.out) / "bank.safetensors")
+        bank = load_or_build(path, encoder, sounds, settings, run.model.num_classes, say)
     samples = Composed(pictures, sounds, settings, run.train.seed, run.model.num_classes, bank)
     return Data(samples, len(pictures.items), CLASSES, LICENCE, bank)

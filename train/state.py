@@ -29,15 +29,27 @@ class State:
     best: float = -1.0
 
 
+def module_named(net: nn.Module, name: str) -> nn.Module:
+    """A direct part of the network; UserError with the names there are."""
+    parts = dict(net.named_children())
+    if name not in parts:
+        raise UserError(f"training: the network has no part {name!r}; it has {', '.join(parts)}")
+    return parts[name]
+
+
 def freeze_early_layers(net: Avsac, parts: int) -> None:
     """The backbone's first `parts` parts never train (EfficientNet-Lite0: the stem, then its seven stages)."""
-    children = [part for child in net.backbone.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]
+    children = [
+        part for child in net.backbone.children() for part in (child if isinstance(child, nn.ModuleList) else [child])
+    ]
     for part in children[:parts]:
         part.requires_grad_(False)
 
 
 def start(net: Avsac, settings: TrainSettings) -> State:
     freeze_early_layers(net, settings.freeze_backbone_parts)
+    for part in settings.freeze_parts:
+        module_named(net, part).requires_grad_(False)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
@@ -58,10 +70,11 @@ def start(net: Avsac, settings: TrainSettings) -> State:
     return State(net, copy.deepcopy(net).eval().requires_grad_(False), optimizer)
 
 
-def freeze_batch_norm(net: nn.Module, what: str) -> None:
-    """BatchNorm layers of the backbone, or all, keep their statistics; call after every `net.train()`."""
+def freeze_batch_norm(net: nn.Module, settings: TrainSettings) -> None:
+    """BatchNorm of frozen parts, of the backbone, or all keep their statistics; call after every `net.train()`."""
+    frozen = {"none": (), "backbone": ("backbone",), "all": ("",)}[settings.frozen_batch_norm] + settings.freeze_parts
     for name, module in net.named_modules():
-        if isinstance(module, nn.BatchNorm2d) and (what == "all" or (what == "backbone" and name.startswith("backbone."))):
+        if isinstance(module, nn.BatchNorm2d) and name.startswith(frozen):
             module.eval()
 
 

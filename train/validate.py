@@ -46,7 +46,12 @@ def validate(net: Avsac, items: Sequence[EvalItem]) -> dict[str, float]:
             human.add(item, predicted, class_map)
     result = everything.result()
     alarms = {f"alarm_{name}": each.frame_false_alarm for name, each in result.negatives.items()}
-    parts = [result.miou_original, result.swap_accuracy, result.class_accuracy, 1.0 - float(np.mean(list(alarms.values())))]
+    parts = [
+        result.miou_original,
+        result.swap_accuracy,
+        result.class_accuracy,
+        1.0 - float(np.mean(list(alarms.values()))),
+    ]
     return {
         "score": float(np.nanmean(parts)),
         "miou": result.miou_original,
@@ -75,6 +80,8 @@ def save_sheet(path: Path, net: Avsac, items: Sequence[EvalItem], num: int = 12,
                 outlines, _ = cv2.findContours(truth, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
                 cv2.drawContours(cell, outlines, -1, (0, 255, 0), 2)
             cells.append(cell)
-        rows.append(np.concatenate([cv2.resize(cell, (side, side), interpolation=cv2.INTER_AREA) for cell in cells], axis=1))
+        rows.append(
+            np.concatenate([cv2.resize(cell, (side, side), interpolation=cv2.INTER_AREA) for cell in cells], axis=1)
+        )
     _, data = cv2.imencode(".png", np.concatenate(rows)[:, :, ::-1])
     path.write_bytes(data.tobytes())
