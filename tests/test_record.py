@@ -112,7 +112,7 @@ def test_a_cut_off_recording_is_replayed_up_to_the_cut(
     windows = []
     while (window := recording.next(0)) is not None:
         windows.append(window)
-    assert len(masks) // 4 < len(windows) < len(masks)
+    assert 0 < len(windows) < len(masks)
     assert 0 < len(list(read_messages(tmp_path))) < len(masks)
 
 
