@@ -1,0 +1,80 @@
+"""Which layers stay in floating point, by measurement: each layer rounded alone, then all but the worst ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calibrate.samples import Sample
+from rt_avsac.model.avsac import Avsac, Deployed
+from rt_avsac.quantize import Calibration, Range, folded, quantized
+
+CUTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # so many of the worst layers are tried in floating point
+MIN_GAIN = 0.002  # of mask IoU that one more cut must bring
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """alone: layer → relative error of the sounding map when only it is rounded; cuts: layers left out → mask IoU."""
+
+    alone: dict[str, float]
+    cuts: dict[int, float]
+    float_layers: list[str]
+
+
+def sounding(net: torch.nn.Module, samples: Sequence[Sample]) -> NDArray[np.float32]:
+    """float32 [n, S, S]"""
+    with torch.inference_mode():
+        maps = [net(torch.from_numpy(s.image)[None], torch.from_numpy(s.audio)[None])[0][0] for s in samples]
+    return torch.stack(maps).numpy()
+
+
+def relative_error(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """Root of the squared error over the squared signal; 0.01 is 40 dB."""
+    power = float(np.square(wanted, dtype=np.float64).sum())
+    return float(np.sqrt(np.square(got - wanted, dtype=np.float64).sum() / max(power, 1e-12)))
+
+
+def mask_iou(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """Mean over the windows of the IoU of the masks at 0.5; two empty masks agree."""
+    got_mask, wanted_mask = got >= 0.5, wanted >= 0.5
+    both = (got_mask & wanted_mask).sum(axis=(1, 2))
+    either = (got_mask | wanted_mask).sum(axis=(1, 2))
+    return float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())
+
+
+def sweep(net: Avsac, ranges: dict[str, Range], samples: Sequence[Sample], say: Callable[[str], None]) -> Sweep:
+    """Ranks the layers by the error each makes alone; then takes as many of the worst out as pay for themselves."""
+    wanted = sounding(Deployed(folded(net)).eval(), samples)
+
+    def rounded(names: dict[str, Range]) -> NDArray[np.float32]:
+        return sounding(quantized(net, Calibration("", "", names, [])), samples)
+
+    alone = {}
+    for index, (name, measured) in enumerate(ranges.items()):
+        alone[name] = relative_error(rounded({name: measured}), wanted)
+        if index % 20 == 19:
+            say(f"calibrate: {index + 1} of {len(ranges)} layers tried alone")
+    worst = sorted(alone, key=lambda name: -alone[name])
+    cuts = {}
+    for count in CUTS:
+        if count > len(worst) // 2:
+            break
+        left_out = set(worst[:count])
+        kept = {name: measured for name, measured in ranges.items() if name not in left_out}
+        cuts[count] = mask_iou(rounded(kept), wanted)
+        say(f"calibrate: {count} worst layers in floating point: masks agree {cuts[count]:.4f}")
+    chosen = choose_cut(cuts)
+    return Sweep(alone, cuts, worst[:chosen])
+
+
+def choose_cut(cuts: dict[int, float]) -> int:
+    """The fewest layers from which leaving out more no longer brings MIN_GAIN."""
+    counts = sorted(cuts)
+    return next(
+        count for count in counts if all(cuts[more] - cuts[count] < MIN_GAIN for more in counts if more > count)
+    )
