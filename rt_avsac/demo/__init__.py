@@ -48,7 +48,7 @@ class Truth:
         steady = start >= 0
         for sound in self.sounds:
             for edge in (sound.start, sound.end):
-                steady &= (edge <= start) | (edge >= end)
+                steady &= (edge <= start) | (edge > end)
         return steady
 
 

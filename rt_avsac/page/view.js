@@ -163,6 +163,7 @@ function numbers(frame) {
   const ms = (value) => (value === undefined ? "–" : `${value.toFixed(1)} ms`);
   setText("source", frame.source);
   setText("seq", `${frame.seq}`);
+  at("hint").hidden = frame.jpeg !== null;
   const span = arrivals.length > 1 ? arrivals[arrivals.length - 1] - arrivals[0] : 0;
   setText("fps", span > 0 ? ((arrivals.length - 1) * 1000 / span).toFixed(1) : "–");
   setText("latency", ms(frame.latency_ms.total));
@@ -197,15 +198,15 @@ function timeline() {
   context.clearRect(0, 0, width, height);
   const x = (ms) => width * (1 - (now - ms) / (TIMELINE_S * 1000)), floor = height - 18;
   past.forEach((entry, index) => {
-    const left = x(entry.ms), right = index + 1 < past.length ? x(past[index + 1].ms) : width;
+    const left = Math.round(x(entry.ms)), right = index + 1 < past.length ? Math.round(x(past[index + 1].ms)) : width;
     context.fillStyle = style.getPropertyValue("--level");
     context.globalAlpha = 0.55;
-    context.fillRect(left, floor - entry.level * (floor - 4), right - left + 0.5, entry.level * (floor - 4));
+    context.fillRect(left, floor - entry.level * (floor - 4), right - left, entry.level * (floor - 4));
     context.globalAlpha = 1;
     entry.colors.forEach((color, row) => {
       const band = 14 / entry.colors.length;
       context.fillStyle = rgb(color);
-      context.fillRect(left, height - 15 + row * band, right - left + 0.5, band);
+      context.fillRect(left, height - 15 + row * band, right - left, band);
     });
   });
 }
