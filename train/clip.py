@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,15 +23,18 @@ from train.compose import sounding_mask
 from train.mapping import PictureItem, SoundItem, load_pictures, load_sounds
 from train.scene import Pictures, compose
 from train.settings import DataSettings
-from train.sound import SOURCE_DBFS, Sounds, ambience, from_db, level_of, set_level
+from train.sound import SOURCE_DBFS, Sounds, ambience, between, from_db, level_of, set_level
 
 CANVAS = 1.5  # the scene's side, in sides of the view that moves over it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """images uint8 [T, S, S, 3]; masks uint8 [T, S, S] (class of each sounding pixel, 0, 255); `audio` float32 [n] begins
-    `lead_s` before the first frame, so that every frame has its window; `intervals`: class → (begin, end) s of the clip."""
+    """images uint8 [T, S, S, 3]; masks uint8 [T, S, S]: class of each sounding pixel, 0, 255 = ignore.
+
+    `audio` float32 [n] begins `lead_s` before the first frame, so that every frame has its window. `intervals`:
+    class → when it sounds, seconds of the clip.
+    """
 
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
@@ -75,11 +79,11 @@ def compose_clip(
         sources.append(item.id)
     if rng.random() < settings.ambience_share:
         under, name = ambience(rng, sounds, settings)
-        snr_db = rng.uniform(*settings.ambience_snr_db)
+        snr_db = between(rng, settings.ambience_snr_db)
         audio += _repeated(under, len(audio)) * np.float32(from_db(SOURCE_DBFS - snr_db))
         sources.append(name)
     if audio.any():
-        audio = set_level(audio, rng.uniform(*settings.level_dbfs))
+        audio = set_level(audio, between(rng, settings.level_dbfs))
     images, labels = _moving_view(rng, scene.image, scene.label, size, num_frames)
     masks = []
     for frame, label in enumerate(labels):
@@ -104,7 +108,8 @@ def _moving_view(
     side = image.shape[0]
     widths = rng.uniform(0.65, 1.0, size=2) * side
     corners = [(rng.uniform(0, side - width), rng.uniform(0, side - width)) for width in widths]
-    images, labels = [], []
+    images: list[NDArray[Any]] = []
+    labels: list[NDArray[Any]] = []
     for share in np.linspace(0.0, 1.0, num_frames):
         width = (1 - share) * widths[0] + share * widths[1]
         x, y = ((1 - share) * np.array(corners[0]) + share * np.array(corners[1])).tolist()
@@ -152,7 +157,8 @@ def write_clips(data: str, split: str, out: Path, num: int, seed: int) -> None:
     heard, shown = load_sounds(data, split), load_pictures(data, split)
     sounds = Sounds(heard, settings)
     pictures = Pictures(shown, sounds.classes, settings)
-    items: dict[str, PictureItem | SoundItem] = {item.id: item for item in (*heard, *shown)}
+    items: dict[str, PictureItem | SoundItem] = {item.id: item for item in heard}
+    items |= {item.id: item for item in shown}
     out.mkdir(parents=True, exist_ok=True)
     traces = {}
     for number in range(num):

@@ -1,4 +1,4 @@
-"""Evaluation items composed of pictures and sounds: each with its sound, silence, noise, a stranger's, and another's."""
+"""Evaluation items composed of pictures and sounds: each with its sound, silence, noise, a stranger's, another's."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def evaluation_items(
 def item_of(
     rng: np.random.Generator, name: str, scene: Scene, able: Sequence[int], sounds: Sounds, settings: DataSettings
 ) -> EvalItem:
-    """The scene under every condition it allows; in `mixture_share` of the richer ones several objects sound at once."""
+    """The scene under every condition it allows; in `mixture_share` of the richer ones several objects sound."""
     order = [int(c) for c in rng.permutation(list(able))]
     several = len(order) > 2 and rng.random() < settings.mixture_share
     sounding = order[: min(len(order) - 1, MAX_SOUNDING)] if several else order[:1]

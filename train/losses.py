@@ -15,7 +15,7 @@ IGNORE = 255
 
 def sounding_target(label: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
     """label uint8 [B, S, S], heard bool [B, K, C] → target float [B·K, S, S] (1 = its class is heard), valid alike."""
-    batch, sounds, num_classes = heard.shape
+    batch, sounds = heard.shape[:2]
     valid = label != IGNORE
     index = label.long().masked_fill(~valid, 0)
     table = heard.clone()

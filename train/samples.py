@@ -33,11 +33,12 @@ class Batch:
     sounding: Tensor | None = None
 
 
-def choose_heard(
-    rng: np.random.Generator, classes: tuple[int, ...], settings: DataSettings
-) -> list[frozenset[int] | str]:
-    """What the scene's K sounds contain: a subset of its classes, another one, and negatives ("mute", "noise", "off")."""
-    wanted: list[frozenset[int] | str] = []
+Wanted = frozenset[int] | str
+
+
+def choose_heard(rng: np.random.Generator, classes: tuple[int, ...], settings: DataSettings) -> list[Wanted]:
+    """What the scene's K sounds hold: a subset of its classes, another one, and negatives ("mute", "noise", "off")."""
+    wanted: list[Wanted] = []
     subsets = [frozenset(s) for n in (1, 2, 3) for s in combinations(classes, n)]
     single = [s for s in subsets if len(s) == 1]
     several = [s for s in subsets if len(s) > 1]
@@ -80,7 +81,7 @@ class Composed(Dataset[dict[str, object]]):
         sample["ids"] = [",".join((*scene.sources, *(s for m in mixtures for s in m.sources)))]
         return sample | {"audio": np.stack([m.samples for m in mixtures]), "heard": heard}
 
-    def _mixture(self, rng: np.random.Generator, what: frozenset[int] | str, present: frozenset[int]) -> Mixture:
+    def _mixture(self, rng: np.random.Generator, what: Wanted, present: frozenset[int]) -> Mixture:
         if what == "mute":
             return mute(rng)
         if what == "noise":
@@ -95,7 +96,7 @@ class Composed(Dataset[dict[str, object]]):
             classes.append(outside)
         return mix(rng, self.sounds, classes, self.settings)
 
-    def _row(self, rng: np.random.Generator, what: frozenset[int] | str, present: frozenset[int]) -> int:
+    def _row(self, rng: np.random.Generator, what: Wanted, present: frozenset[int]) -> int:
         """The bank's row: by what is heard, not how it was made ("mute" and "noise" are rows that hear nothing)."""
         assert self.rows is not None
         absent = [c for c in self.sounds.classes if c not in present]
@@ -142,7 +143,8 @@ def collate(samples: list[dict[str, object]]) -> Batch:
         return torch.from_numpy(np.stack([sample[name] for sample in samples]))  # type: ignore[misc]
 
     image, label, heard = stack("image"), stack("label"), stack("heard")
-    assert image is not None and label is not None
+    assert image is not None
+    assert label is not None
     ids = [name for sample in samples for name in sample["ids"]]  # type: ignore[attr-defined]
     heard = torch.zeros(0) if heard is None else heard
     return Batch(image, label, heard, stack("audio"), stack("rows"), ids, stack("sounding"))

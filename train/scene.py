@@ -128,16 +128,17 @@ def paste_object(rng: np.random.Generator, image: Image, label: Image, item: Pic
         share = rng.uniform(0.06, 0.30)  # of the scene's area
         zoom = min(np.sqrt(share * side * side / area), 0.95 * side / width, 0.95 * side / height)
         new_width, new_height = max(int(width * zoom), 4), max(int(height * zoom), 4)
+        how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
         left, top = int(rng.integers(side - new_width + 1)), int(rng.integers(side - new_height + 1))
         alpha = cv2.resize(
             mask.astype(np.float32),
             (new_width, new_height),
-            interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR,
+            interpolation=how,
         )
         below = label[top : top + new_height, left : left + new_width]
         if hides_too_much(label, below, alpha > 0.5):
             continue
-        patch = cv2.resize(cut, (new_width, new_height), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
+        patch = resized(cut, new_width, new_height, how)
         if rng.random() < 0.5:
             patch, alpha = patch[:, ::-1], alpha[:, ::-1]
         soft = cv2.GaussianBlur(np.ascontiguousarray(alpha), (0, 0), rng.uniform(0.4, 1.4))[..., None]
@@ -172,21 +173,22 @@ def view(rng: np.random.Generator, item: PictureItem, width: int, height: int) -
     if rng.random() < 0.5:
         image, label = image[:, ::-1], label[:, ::-1]
     image, label = np.ascontiguousarray(image), np.ascontiguousarray(label)
-    if width == height:
-        image = scale(image, width)
-    else:
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return recolor(rng, image), cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+    image = scale(image, width) if width == height else resized(image, width, height, cv2.INTER_AREA)
+    return recolor(rng, image), resized(label, width, height, cv2.INTER_NEAREST)
+
+
+def resized(image: Image, width: int, height: int, how: int) -> Image:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
 
 
 def recolor(rng: np.random.Generator, image: Image) -> Image:
     """Brightness, contrast and saturation a little off; sometimes grey."""
     gain, bias = rng.uniform(0.75, 1.25), rng.uniform(-20.0, 20.0)
-    out = cv2.addWeighted(image, gain, image, 0.0, bias)  # saturates
+    out = np.asarray(cv2.addWeighted(image, gain, image, 0.0, bias), np.uint8)  # saturates
     if rng.random() < 0.5:
         grey = cv2.cvtColor(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         weight = 1.0 if rng.random() < 0.06 else rng.uniform(0.0, 0.5)
-        out = cv2.addWeighted(out, 1.0 - weight, grey, weight, 0.0)
+        out = np.asarray(cv2.addWeighted(out, 1.0 - weight, grey, weight, 0.0), np.uint8)
     return out
 
 
@@ -194,7 +196,7 @@ def finish(
     rng: np.random.Generator, image: Image, label: Image, items: Sequence[PictureItem], settings: DataSettings
 ) -> Scene:
     if rng.random() < 0.15:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2)), np.uint8)
     counts = np.bincount(label.ravel(), minlength=256)
     large = np.flatnonzero(counts >= settings.min_object_share * label.size)
     classes = tuple(int(c) for c in large if c not in (0, IGNORE))

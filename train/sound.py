@@ -65,6 +65,10 @@ def stranger(rng: np.random.Generator, sounds: Sounds, present: Collection[int])
     return int(rng.choice(absent)) if absent else None
 
 
+def between(rng: np.random.Generator, limits: tuple[float, ...]) -> float:
+    return float(rng.uniform(limits[0], limits[-1]))
+
+
 def rms(samples: Samples) -> float:
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)) + 1e-12))
 
@@ -135,12 +139,12 @@ def mix(rng: np.random.Generator, sounds: Sounds, classes: Sequence[int], settin
         total += source_window(rng, sounds.samples(item), settings) * np.float32(gain)
         sources.append(item.id)
     if rng.random() < settings.ambience_share:
-        snr_db = rng.uniform(*settings.ambience_snr_db)
+        snr_db = between(rng, settings.ambience_snr_db)
         under, name = ambience(rng, sounds, settings)
         total += under * np.float32(from_db(SOURCE_DBFS - snr_db))
         sources.append(name)
     heard = frozenset(class_id for class_id in classes if class_id != 0)
-    return Mixture(set_level(total, rng.uniform(*settings.level_dbfs)), heard, tuple(sources))
+    return Mixture(set_level(total, between(rng, settings.level_dbfs)), heard, tuple(sources))
 
 
 def ambience(rng: np.random.Generator, sounds: Sounds, settings: DataSettings) -> tuple[Samples, str]:
@@ -164,7 +168,7 @@ def mute(rng: np.random.Generator) -> Mixture:
 def only_noise(rng: np.random.Generator, settings: DataSettings) -> Mixture:
     colour = NOISE_COLOURS[rng.integers(len(NOISE_COLOURS))] if rng.random() < 0.6 else 0.0
     return Mixture(
-        set_level(noise(rng, colour), rng.uniform(*settings.level_dbfs)), frozenset(), (f"noise(1/f^{colour})",)
+        set_level(noise(rng, colour), between(rng, settings.level_dbfs)), frozenset(), (f"noise(1/f^{colour})",)
     )
 
 

@@ -84,8 +84,8 @@ def update_ema(state: State, decay: float) -> None:
     decay = min(decay, (1 + state.step) / (10 + state.step))
     for kept, new in zip(state.ema.parameters(), state.net.parameters(), strict=True):
         kept.lerp_(new, 1.0 - decay)
-    for kept, new in zip(state.ema.buffers(), state.net.buffers(), strict=True):
-        kept.copy_(new)
+    for statistic, current in zip(state.ema.buffers(), state.net.buffers(), strict=True):
+        statistic.copy_(current)
 
 
 def write(path: Path, state: State) -> None:

@@ -19,7 +19,7 @@ from train.listening import ListeningScore
 
 @torch.no_grad()
 def predict(net: Avsac, item: EvalItem) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.uint8] | None]:
-    """→ predicted mask of each condition, bool at the picture's size, and the class of each pixel under the original."""
+    """→ predicted mask of each condition, bool at the picture's size; class of each pixel under the original."""
     names = list(item.conditions)
     height, width = item.image.shape[:2]
     image = torch.from_numpy(scale(item.image, net.settings.image_size))[None].permute(0, 3, 1, 2).float()
