@@ -17,7 +17,7 @@ from rt_avsac.model.settings import ModelSettings
 from tests.small_set import make_small_set
 from train.classes import CLASSES, IGNORE
 from train.compose import evaluation_items
-from train.evaluate import judge, main
+from train.evaluate import EvalSet, judge, main
 from train.items import ORIGINAL, EvalItem
 from train.page import Examples
 from train.predictor import About, open_predictor
@@ -48,6 +48,10 @@ def items(data: Path) -> list[EvalItem]:
 def evaluate(*words: str | Path) -> int:
     """One thread: on a busy machine several wait for each other."""
     return main([*map(str, words), "--threads", "1"])
+
+
+def made_set(items: list[EvalItem]) -> EvalSet:
+    return EvalSet(iter(items), len(items), CLASSES)
 
 
 def last_json(text: str) -> dict[str, object]:
@@ -96,7 +100,7 @@ def test_a_compiled_engine_scores_as_its_checkpoint(model: Path, items: list[Eva
     for path in (model, tmp_path / "bundle"):
         predictor = open_predictor(str(path), "cpu", 1)
         try:
-            scores, shares = judge(predictor, items[:3], 3, 1, Examples(CLASSES, 0, 0), lambda text: None)
+            scores, shares = judge(predictor, made_set(items[:3]), 1, Examples(CLASSES, 0, 0), lambda text: None)
             assert predictor.about.classes == CLASSES
         finally:
             predictor.close()
@@ -135,7 +139,7 @@ class Known:
 
 
 def scores_of(predictor: Known, items: list[EvalItem]) -> Scores:
-    scores, _ = judge(predictor, items, len(items), 0, Examples(CLASSES, 0, 0), lambda text: None)
+    scores, _ = judge(predictor, made_set(items), 0, Examples(CLASSES, 0, 0), lambda text: None)
     return scores
 
 
@@ -154,7 +158,7 @@ def test_a_model_that_hears_reaches_every_goal(items: list[EvalItem]) -> None:
     assert semantic is not None
     assert semantic.miou == 1.0
     share = ShareResult(0, 0.0, 0.0, 0.0, 0.0)
-    goals = goals_of(Report(about(), {}, groups, by_class, semantic, share))
+    goals = goals_of(Report(about(), {"kind": "composed"}, groups, by_class, semantic, share))
     assert len(goals) == 7
     assert all(goal["met"] for goal in goals)
 
@@ -201,18 +205,85 @@ def test_clip_windows_end_at_the_frame() -> None:
     assert window(samples, 20, 4).tolist() == window(samples, -1, 4).tolist() == [0, 0, 0, 0]
 
 
+@pytest.fixture(scope="module")
+def s4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two categories of two validation clips each, as AVSBench packs them: 5 frames, a disc that sounds."""
+    import cv2
+    from scipy.io import wavfile
+
+    root = tmp_path_factory.mktemp("avsbench") / "Single-source"
+    rows = ["name,start,category,split"]
+    rng = np.random.default_rng(0)
+    mask = np.zeros((64, 64), np.uint8)
+    cv2.circle(mask, (30, 30), 15, 255, -1)
+    for category in ("dog", "drum"):
+        for number in range(2):
+            name = f"{category}{number}"
+            rows.append(f"{name},0,{category},val")
+            sound = root / f"s4_data/audio_wav/val/{category}/{name}.wav"
+            sound.parent.mkdir(parents=True, exist_ok=True)
+            wavfile.write(sound, 16_000, (0.1 * rng.standard_normal(80_000)).astype(np.float32))
+            for kind in ("visual_frames", "gt_masks"):
+                folder = root / f"s4_data/{kind}/val/{category}/{name}"
+                folder.mkdir(parents=True)
+                for frame in range(1, 6):
+                    picture = mask if kind == "gt_masks" else rng.integers(0, 255, (64, 64, 3), np.uint8)
+                    cv2.imwrite(str(folder / f"{name}_{frame}.png"), picture)
+    (root / "s4_meta_data.csv").write_text("\n".join(rows))
+    return root.parent
+
+
+def test_avsbench_by_clip_and_category(s4: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(model, "--data", s4, "--kind", "avsbench_s4", "--num", "0", "--shares", "1") == 0
+    captured = capsys.readouterr()
+    line = last_json(captured.out)
+    assert line["num_items"] == 20
+    assert line["swap_accuracy"] is None  # nothing says what else could sound
+    assert line["alarm_off_screen"] is not None
+    assert "only its masks are judged" in captured.err  # 29 classes, and a set of one
+    rows = [row.split()[:2] for row in captured.out.splitlines()]
+    assert ["dog", "10"] in rows
+    assert ["drum", "10"] in rows
+    assert "What the edge model must reach" not in captured.out
+
+
+def test_avsbench_items_stay_in_their_clips(s4: Path) -> None:
+    from train.avsbench import AvsBench
+    from train.avsbench_items import avsbench_items
+
+    items = list(avsbench_items(AvsBench("s4", s4, "val"), num=10, seed=3, size=64))
+    assert [item.clip for item in items] == [items[0].clip] * 5 + [items[5].clip] * 5
+    for item in items:
+        assert not item.conditions["muted"].any()
+        loudness = [float(np.sqrt(np.mean(item.conditions[name] ** 2))) for name in (ORIGINAL, "noise")]
+        assert loudness[0] == pytest.approx(loudness[1], rel=0.01)
+        assert item.label not in item.sources[1]  # the stranger's category is another
+        assert not item.mask_by_condition["off-screen"].any()
+
+
+def test_noise_like_a_log_mel_patch() -> None:
+    from train.avsbench_items import LOG_MEL_OFFSET, noise_like, silence
+
+    rng = np.random.default_rng(0)
+    patch = np.log(rng.random((1, 96, 64)) + LOG_MEL_OFFSET).astype(np.float32)
+    assert silence(patch) == pytest.approx(np.log(LOG_MEL_OFFSET))
+    noise = noise_like(patch, rng)
+    assert noise.shape == patch.shape
+    power = [float(np.mean((np.exp(values) - LOG_MEL_OFFSET) ** 2)) for values in (patch, noise)]
+    assert power[0] == pytest.approx(power[1], rel=1e-3)
+
+
 def test_errors_are_one_line(data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    others = tmp_path / "others.safetensors"
-    checkpoint.save(others, Avsac(ModelSettings(image_size=64, num_classes=3)), ["background", "a", "b"], {})
     (tmp_path / "file").write_text("")
     cases: list[tuple[tuple[str | Path, ...], int, str]] = [
         ((model,), 2, "nothing to judge"),
         ((tmp_path / "gone.safetensors", "--data", data), 2, "no such file"),
         ((model, "--data", tmp_path / "gone"), 2, "no such folder"),
         ((model, "--data", data, "--split", "tset"), 2, "tset"),
-        ((others, "--data", data), 2, "classes"),
         ((model, "--dta", data), 2, "did you mean '--data'"),
         ((model, "--videos", tmp_path), 2, "--out"),
+        ((model, "--data", data, "--kind", "avsbench_s4", "--check"), 2, "composed"),
+        ((model, "--data", data, "--kind", "avsbench_s4"), 2, "AVSBench"),
         ((model, "--videos", tmp_path, "--out", tmp_path / "o"), 3, "no video file"),
         ((model, "--data", data, "--num", "1", "--shares", "0", "--out", tmp_path / "file"), 5, "file"),
     ]

@@ -157,8 +157,9 @@ def test_audio_share_of_a_known_model(ear: float, eye: float, share: float) -> N
 
     score = ShareScore(predict)
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    score.add(image, np.ones(16, np.float32), LEFT, LEFT | RIGHT)
-    score.add(image, np.ones(16, np.float32), NOTHING, LEFT | RIGHT)  # nothing sounds: says nothing
+    sound, silence = np.ones(16, np.float32), np.zeros(16, np.float32)
+    score.add(image, sound, silence, LEFT, LEFT | RIGHT)
+    score.add(image, sound, silence, NOTHING, LEFT | RIGHT)  # nothing sounds: says nothing
     result = score.result()
     assert result.num_frames == 1
     assert result.audio_share == pytest.approx(share, abs=1e-5)

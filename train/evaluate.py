@@ -8,7 +8,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rt_avsac.errors import UserError
 from rt_avsac.infer import fit_audio
 from rt_avsac.scale import scale
 from train.classes import CLASSES, IGNORE
-from train.items import ORIGINAL, EvalItem
+from train.items import MUTED, ORIGINAL, EvalItem
 from train.log import span
 from train.page import Examples, write_page
 from train.predictor import Predictor, open_predictor
@@ -34,61 +35,73 @@ SAY_EVERY_S = 5.0
 Say = Callable[[str], None]
 
 
-def open_items(kind: str, data: Path, split: str, num: int, seed: int) -> Iterator[EvalItem]:
-    """What is judged; at most `num` items (0 = all there are). UserError when the data cannot be had."""
+@dataclass(frozen=True)
+class EvalSet:
+    """What is judged: `num` items (or fewer), and the classes of their masks."""
+
+    items: Iterator[EvalItem]
+    num: int
+    classes: tuple[str, ...]
+
+
+def open_set(kind: str, data: Path, split: str, num: int, seed: int, size: int) -> EvalSet:
+    """`num` 0 = all there are; `size`: the network's picture side. UserError when the data cannot be had."""
     if kind == "composed":
         from train.compose import evaluation_items
 
-        return evaluation_items(data, seed, num or 500, split)
+        num = num or 500
+        return EvalSet(evaluation_items(data, seed, num, split), num, CLASSES)
+    from train.avsbench import AvsBench
     from train.avsbench_items import avsbench_items
 
-    return avsbench_items(kind.removeprefix("avsbench_"), data, split, num, seed)
+    bench = AvsBench(kind.removeprefix("avsbench_"), data, split)  # type: ignore[arg-type]
+    total = len(bench.labelled)
+    return EvalSet(avsbench_items(bench, num, seed, size), min(num or total, total), bench.classes)
 
 
 def judge(
-    predictor: Predictor, items: Iterable[EvalItem], total: int, num_shares: int, examples: Examples, say: Say
+    predictor: Predictor, eval_set: EvalSet, num_shares: int, examples: Examples, say: Say
 ) -> tuple[Scores, ShareScore]:
     """Every item once; the audio share on the first `num_shares` of them. UserError when there are no items."""
     about = predictor.about
-    scores, shares = Scores(about.classes), ShareScore(predictor)
+    named = len(about.classes) > 2 and about.classes == eval_set.classes
+    if len(about.classes) > 2 and not named:
+        say("evaluate: the model's classes are not those of the data; only its masks are judged")
+    scores, shares = Scores(eval_set.classes, named), ShareScore(predictor)
     began = said = time.monotonic()
     done = 0
-    for item in items:
+    for item in eval_set.items:
         image = scale(item.image, about.image_size)
         names = list(item.conditions)
         sounds = [fitted(item.conditions[name], about.num_audio_samples) for name in names]
         judged = scores.add(item, dict(zip(names, predictor(image, sounds), strict=True)))
         examples.add(judged)
-        if done < num_shares:
+        if done < num_shares and MUTED in names:
             truth = resized(item.mask_by_condition[ORIGINAL], image.shape[0], image.shape[1], nearest=True)
-            shares.add(image, sounds[names.index(ORIGINAL)], (truth != 0) & (truth != IGNORE), truth != IGNORE)
+            audio, silence = sounds[names.index(ORIGINAL)], sounds[names.index(MUTED)]
+            shares.add(image, audio, silence, (truth != 0) & (truth != IGNORE), truth != IGNORE)
         done += 1
         now = time.monotonic()
         if now - said > SAY_EVERY_S:
             said = now
-            left = f"/{total}, {span((now - began) / done * (total - done))} left" if total else ""
-            say(f"evaluate: {done}{left}")
+            left_s = (now - began) / done * (eval_set.num - done)
+            say(f"evaluate: {done}/{eval_set.num}, {span(left_s)} left")
     if not done:
         raise UserError("evaluation: no items in this split; check --data and --split")
     return scores, shares
 
 
 def fitted(audio: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
-    return np.ascontiguousarray(fit_audio(audio, num_samples))
+    """A waveform of the model's length; a log-mel patch as it is."""
+    return np.ascontiguousarray(fit_audio(audio, num_samples)) if audio.ndim == 1 else audio
 
 
 def evaluate(predictor: Predictor, args: argparse.Namespace, say: Say) -> tuple[Report, Examples]:
     """All measures of one model on one set."""
     began = time.monotonic()
-    classes = predictor.about.classes
-    if args.kind == "composed" and len(classes) > 1 and classes != CLASSES:
-        raise UserError(
-            f"model {predictor.about.path}: its {len(classes)} classes are not those of composed scenes; "
-            "give --kind of the set it was trained on"
-        )
-    examples = Examples(classes, *((args.examples, args.examples // 2) if args.out else (0, 0)))
-    items = open_items(args.kind, args.data, args.split, args.num, args.seed)
-    scores, shares = judge(predictor, items, args.num, args.shares, examples, say)
+    eval_set = open_set(args.kind, args.data, args.split, args.num, args.seed, predictor.about.image_size)
+    examples = Examples(eval_set.classes, *((args.examples, args.examples // 2) if args.out else (0, 0)))
+    scores, shares = judge(predictor, eval_set, args.shares, examples, say)
     groups, by_class, semantic = scores.results()
     data: dict[str, Any] = {
         "path": args.data.name or str(args.data),
@@ -141,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("evaluation: nothing to judge; give --data PATH, --videos DIR, or both")
     if args.videos and not args.out:
         raise UserError("option --videos: asked without --out; say where the contact sheets go")
+    if args.check and (args.kind != "composed" or args.data is None):
+        raise UserError("option --check: the goals are for composed scenes; give --data without another --kind")
     if args.num < 0 or args.examples < 0 or args.frames < 1:
         raise UserError("evaluation: --num and --examples must be at least 0, --frames at least 1")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,13 @@ CONDITIONS = (ORIGINAL, *NEGATIVES, SWAP)
 
 @dataclass(frozen=True, eq=False)
 class EvalItem:
-    """image uint8 [H, W, 3] RGB; per condition a sound, float32 [n] mono 16 kHz, and a mask, uint8 [h, w].
+    """image uint8 [H, W, 3] RGB; per condition a sound, float32 [n] mono 16 kHz (or AVSBench's
+    log-mel patch [1, 96, 64]), and a mask, uint8 [h, w].
 
     A mask holds the class of each *sounding* pixel, 0 elsewhere, 255 where nothing counts; a set without classes
-    uses 1. Masks under muted, noise and off-screen are empty. "original" is always there; the others when the
-    picture allows ("swap" needs a second object that can sound). `clip`: items of one clip are one batch of the
-    official F. `sources`: ids of the pictures and recordings inside.
+    uses 1, and may name what sounds in `label`. Masks under muted, noise and off-screen are empty. "original" is always
+    there; the others when the picture allows ("swap" needs a second object that can sound). `clip`: items of one clip
+    are one batch of the official F. `sources`: ids of the pictures and recordings inside.
     """
 
     id: str
@@ -32,7 +33,8 @@ class EvalItem:
     class_ids: tuple[int, ...]  # of the objects in the picture that can sound
     mask_quality: str = "human"
     clip: str = ""  # "" = a clip of its own
-    sources: tuple[str, ...] = field(default=())
+    sources: tuple[str, ...] = ()
+    label: str = ""
 
     def __post_init__(self) -> None:
         assert ORIGINAL in self.conditions

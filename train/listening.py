@@ -79,6 +79,36 @@ def harmonic_mean(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a > 0 and b > 0 else 0.0 if a == a and b == b else NAN
 
 
+def measure(item: EvalItem, predicted: Mapping[str, Mask], class_map: NDArray[np.uint8] | None) -> dict[str, float]:
+    """What one item says, by name; nothing when nothing sounded that could be mistaken.
+
+    `predicted`: bool [h, w] for each of the item's conditions, at the size of its masks; `class_map` uint8 [h, w]:
+    class of each pixel under the original sound, None for a model without classes.
+    """
+    truth = item.mask_by_condition[ORIGINAL]
+    valid = truth != IGNORE
+    old = (truth != 0) & valid
+    if not old.any():
+        return {}
+    said = {ORIGINAL: mask_iou(predicted[ORIGINAL], old, valid)}
+    for name in NEGATIVES:
+        if name in predicted:
+            mask = predicted[name]
+            said[f"{name} area"] = float(mask.mean())
+            said[f"{name} alarm"] = float(raises_alarm(mask))
+            said[f"{name} iou"] = mask_iou(mask, old, valid)
+    if SWAP in predicted:
+        after = item.mask_by_condition[SWAP]
+        both = valid & (after != IGNORE)
+        new = (after != 0) & both
+        said["moved"] = float(has_moved(predicted[SWAP], new, old & both, both))
+        said["swap iou"] = mask_iou(predicted[SWAP], new, both)
+    sounding = item.sounding()
+    if class_map is not None and len(sounding) == 1:
+        said["named"] = float(named_class(predicted[ORIGINAL], class_map) == sounding[0])
+    return said
+
+
 class ListeningScore:
     """Adds up the protocol over items."""
 
@@ -86,30 +116,12 @@ class ListeningScore:
         self._values: dict[str, list[float]] = defaultdict(list)
 
     def add(self, item: EvalItem, predicted: Mapping[str, Mask], class_map: NDArray[np.uint8] | None) -> None:
-        """`predicted`: bool [h, w] for each of the item's conditions, at the size of its masks; `class_map` uint8
-        [h, w]: class of each pixel under the original sound, None for a model without classes."""
-        truth = item.mask_by_condition[ORIGINAL]
-        valid = truth != IGNORE
-        old = (truth != 0) & valid
-        if not old.any():
-            return  # nothing sounded that could be mistaken
-        note = self._values
-        note[ORIGINAL].append(mask_iou(predicted[ORIGINAL], old, valid))
-        for name in NEGATIVES:
-            if name in predicted:
-                mask = predicted[name]
-                note[f"{name} area"].append(float(mask.mean()))
-                note[f"{name} alarm"].append(float(raises_alarm(mask)))
-                note[f"{name} iou"].append(mask_iou(mask, old, valid))
-        if SWAP in predicted:
-            after = item.mask_by_condition[SWAP]
-            both = valid & (after != IGNORE)
-            new = (after != 0) & both
-            note["moved"].append(float(has_moved(predicted[SWAP], new, old & both, both)))
-            note["swap iou"].append(mask_iou(predicted[SWAP], new, both))
-        sounding = item.sounding()
-        if class_map is not None and len(sounding) == 1:
-            note["named"].append(float(named_class(predicted[ORIGINAL], class_map) == sounding[0]))
+        self.note(measure(item, predicted, class_map))
+
+    def note(self, said: Mapping[str, float]) -> None:
+        """What `measure` gave, where it counts for several groups."""
+        for name, value in said.items():
+            self._values[name].append(value)
 
     def _mean(self, name: str) -> float:
         values = self._values.get(name)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Outputs, open_engine
-from rt_avsac.errors import ModelError
+from rt_avsac.errors import ModelError, UserError
 from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
 from rt_avsac.model_path import find
 
@@ -77,6 +77,11 @@ class TorchPredictor:
 
         from train.forward import repeat
 
+        if audios[0].ndim > 1 and self.net.settings.audio_encoder != "vggish":
+            raise UserError(
+                f"model {self.about.path}: the data has log-mel patches, which only a VGGish model hears; "
+                "add the set's audio_wav folder"
+            )
         size = image.shape[:2]
         with torch.inference_mode():
             seen = self.net.see(torch.from_numpy(image).to(self.device)[None].permute(0, 3, 1, 2).float())
@@ -118,6 +123,11 @@ class EnginePredictor:
         )
 
     def __call__(self, image: NDArray[np.uint8], audios: Sequence[NDArray[np.float32]]) -> list[Outputs]:
+        if audios[0].ndim > 1:
+            raise UserError(
+                f"bundle {self.about.path}: the data has log-mel patches, an engine hears waveforms; "
+                "add the set's audio_wav folder"
+            )
         return [self.engine.run(image, audio) for audio in audios]
 
     def close(self) -> None:

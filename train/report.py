@@ -69,8 +69,10 @@ GOALS = (
 
 
 def goals_of(report: Report) -> list[dict[str, Any]]:
-    """Each goal with what was measured; what could not be measured is left out."""
-    rows = []
+    """Each goal with what was measured, on composed scenes; what could not be measured is left out."""
+    rows: list[dict[str, Any]] = []
+    if report.data.get("kind") != "composed":
+        return rows
     for goal in GOALS:
         value = goal.value(report)
         if value == value:

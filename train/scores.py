@@ -15,7 +15,7 @@ from rt_avsac.engines import Outputs
 from rt_avsac.objects import name_pixels
 from train.classes import IGNORE
 from train.items import ORIGINAL, EvalItem
-from train.listening import ListeningResult, ListeningScore
+from train.listening import ListeningResult, ListeningScore, measure
 from train.metrics import MaskResult, MaskScore, SemanticResult, SemanticScore
 
 ALL, HUMAN, MADE = "all", "human masks", "made masks"
@@ -62,10 +62,13 @@ def resized(image: NDArray[Any], height: int, width: int, nearest: bool = False)
 
 
 class Scores:
-    """`add` one item after the other; memory does not grow with the pictures."""
+    """`add` one item after the other; memory does not grow with the pictures.
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self.classes = classes
+    `classes`: of the data set's masks. `named`: the model's classes are the same, so its class maps are judged too.
+    """
+
+    def __init__(self, classes: tuple[str, ...], named: bool) -> None:
+        self.classes, self.named = classes, named
         self.groups: dict[str, Group] = {}
         self.by_class: dict[str, Group] = {}
         self.semantic: SemanticScore | None = None
@@ -78,13 +81,14 @@ class Scores:
         height, width = truth.shape
         sounding = {name: resized(each.sounding, height, width) for name, each in outputs.items()}
         class_map = None
-        if all(each.class_probability is not None for each in outputs.values()):
+        if self.named and all(each.class_probability is not None for each in outputs.values()):
             class_map = {name: class_of_pixels(each, height, width) for name, each in outputs.items()}
         predicted = {name: probability > 0.5 for name, probability in sounding.items()}
+        said = measure(item, predicted, class_map[ORIGINAL] if class_map else None)
         iou = 0.0
         for group in self._groups_of(item):
             iou = group.masks.add(sounding[ORIGINAL], foreground, valid, item.clip or None)
-            group.listening.add(item, predicted, class_map[ORIGINAL] if class_map else None)
+            group.listening.note(said)
         if class_map:
             self.semantic = self.semantic or SemanticScore(len(self.classes))
             named = semantic_map(outputs[ORIGINAL], predicted[ORIGINAL], class_map[ORIGINAL])
@@ -99,13 +103,15 @@ class Scores:
         if len(sounding) > 1:
             names.append(SEVERAL)
         groups = [self.groups.setdefault(name, Group()) for name in names]
-        if len(sounding) == 1 and sounding[0] < len(self.classes):
-            groups.append(self.by_class.setdefault(self.classes[sounding[0]], Group()))
+        label = item.label if len(self.classes) == 2 else self.classes[sounding[0]] if len(sounding) == 1 else ""
+        if label:
+            groups.append(self.by_class.setdefault(label, Group()))
         return groups
 
     def results(self) -> tuple[dict[str, GroupResult], dict[str, GroupResult], SemanticResult | None]:
         """By group, by class (in the order of the class list), and the AVSS measures of a model with classes."""
-        by_class = {name: self.by_class[name].result() for name in self.classes if name in self.by_class}
+        names = self.classes if len(self.classes) > 2 else sorted(self.by_class)
+        by_class = {name: self.by_class[name].result() for name in names if name in self.by_class}
         semantic = self.semantic.result() if self.semantic else None
         return {name: self.groups[name].result() for name in GROUPS if name in self.groups}, by_class, semantic
 

@@ -53,11 +53,18 @@ class ShareScore:
         self._predict = predict
         self._values: list[tuple[float, float, float]] = []
 
-    def add(self, image: NDArray[np.uint8], audio: NDArray[np.float32], truth: Mask, valid: Mask) -> None:
-        """image uint8 [S, S, 3], audio float32 [n], truth and valid bool [S, S]; without foreground it says nothing."""
+    def add(
+        self,
+        image: NDArray[np.uint8],
+        audio: NDArray[np.float32],
+        silence: NDArray[np.float32],
+        truth: Mask,
+        valid: Mask,
+    ) -> None:
+        """image uint8 [S, S, 3], audio and silence alike, truth and valid bool [S, S]; no foreground says nothing."""
         if not (truth & valid).any() or not (~truth & valid).any():
             return
-        sounds = [audio, np.zeros_like(audio)]
+        sounds = [audio, silence]
         both, vision = (margin(each.sounding, truth, valid) for each in self._predict(image, sounds))
         grey = np.full_like(image, GREY)
         only_audio, none = (margin(each.sounding, truth, valid) for each in self._predict(grey, sounds))
