@@ -216,7 +216,8 @@ class VideoWriter:
         self._file = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
         self._video = self._file.add_stream(codec, rate=round(self.fps))
         self._video.width, self._video.height = image.shape[1] // 2 * 2, image.shape[0] // 2 * 2
-        self._video.pix_fmt, self._video.time_base = "yuv420p", Fraction(1, TICKS_HZ)
+        self._video.pix_fmt = "yuv420p"
+        self._video.codec_context.time_base = Fraction(1, TICKS_HZ)  # of its rate, it would round a camera's times
         # one thread and no look-ahead: it runs beside the network, and keeps few pictures back
         self._video.options = {"preset": "veryfast", "crf": "23", "tune": "zerolatency", "threads": "1"}
         if sound:
