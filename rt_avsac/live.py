@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt_avsac.config import LiveSettings, override, read_file, split_assignments
 from rt_avsac.errors import DiskError, SourceError, UserError
+from rt_avsac.stop import stop_on_signals
 
 if TYPE_CHECKING:
     from rt_avsac.pipeline import Summary
 
-KILLED = 130  # a second Ctrl-C: at once, without tidying up
 # setting: least and greatest value that makes sense
 RANGES: dict[str, tuple[float, float]] = {
     "camera_width": (16, 8192),
@@ -71,25 +66,6 @@ def check(settings: LiveSettings) -> None:
             raise DiskError(f"annotated video {path}: no folder {path.parent}; make it first")
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; the second one ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:
-        if stop.is_set():
-            os._exit(KILLED)
-        stop.set()
-
-    # SIGINT first: set before anything slow is imported, so that no state is left in which it is a traceback
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def main(args: argparse.Namespace) -> int:
     """Runs until a signal, the end of the file or --duration; 0, or the code of what ended or spoilt it."""
     with stop_on_signals() as stop:
@@ -100,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
         with StatusLine(settings.log_json, args.quiet) as line:
             found = run(settings, stop=stop, show=line.show, say=line.say)
             line.say(last_line(settings, found))
-    return conclude(settings, found, stop.is_set())
+        return conclude(settings, found, stop.is_set())
 
 
 def last_line(settings: LiveSettings, found: Summary) -> str:

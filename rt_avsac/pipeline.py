@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,13 +20,10 @@ from rt_avsac.publish import Publisher
 from rt_avsac.sidecar import Sidecar
 from rt_avsac.sinks import open_sinks
 from rt_avsac.sources import open_sources
+from rt_avsac.stop import Stop, Stopped
 
 POLL_S = 0.1  # how soon a stop is seen when no window comes
 STATUS_NS = 1_000_000_000
-
-
-class Stopped(Exception):
-    """The stop came while a model was being compiled or loaded."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class Pulse:
 def run(
     settings: LiveSettings,
     *,
-    stop: threading.Event,
+    stop: Stop,
     windows: Windows | None = None,
     show: Callable[[StatusMessage], None] = lambda status: None,
     say: Callable[[str], None] = lambda text: None,
@@ -119,11 +115,6 @@ def run(
     UserErrors: the model, a source, the address.
     """
     called_ns = time.monotonic_ns()
-
-    def progress(text: str) -> None:
-        if stop.is_set():
-            raise Stopped
-        say(text)
 
     with ExitStack() as stack:
         sources = windows or open_sources(settings)
@@ -140,7 +131,8 @@ def run(
         if is_live:  # a camera takes its time to open, and so does a model
             stack.enter_context(sources)  # type: ignore[arg-type]
         try:
-            segmenter = stack.enter_context(open_segmenter(settings, progress))
+            with stop.at_once():
+                segmenter = stack.enter_context(open_segmenter(settings, say))
         except Stopped:
             return summary(called_ns, pulse)
         composer.set_model(segmenter.model)

@@ -19,6 +19,7 @@ from rt_avsac.errors import UserError
 from rt_avsac.flow import Frame, SourceState, Window
 from rt_avsac.messages import MaskMessage, decode
 from rt_avsac.record import AUDIO, LENGTHS, MESSAGES, WINDOWS, read_head
+from rt_avsac.stop import stop_on_signals
 
 # a replay has its own; everything else is as it was recorded, unless said otherwise
 _NOT_RECORDED = {"record": "", "annotate": "", "preview": False, "duration_s": 0.0, "loop": False, "realtime": True}
@@ -171,7 +172,7 @@ def main(args: argparse.Namespace) -> int:
     """`rt-avsac replay DIR`: 0, or 1 with --check when the messages are others."""
     from rt_avsac import live
 
-    with live.stop_on_signals() as stop:
+    with stop_on_signals() as stop:
         recording = Recording(args.recording, realtime=args.realtime is not False)
         settings = live.settings_of(args, recording.settings)
         from rt_avsac.pipeline import run

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from rt_avsac.config import LiveSettings
 from rt_avsac.errors import UserError
 from rt_avsac.flash_beep import Watcher, make_clip, pair
-from rt_avsac.live import settings_of, stop_on_signals
+from rt_avsac.live import settings_of
 from rt_avsac.sources import camera_kind, mic_plan, open_sources
+from rt_avsac.stop import stop_on_signals
 
 MIN_PAIRS = 3
 GOOD_MS = 5.0  # |median| up to here needs no setting

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from rt_avsac import prometheus
 from rt_avsac.client import MaskSubscriber
 from rt_avsac.errors import AddressError, DiskError, UserError
-from rt_avsac.live import stop_on_signals
 from rt_avsac.messages import InfoMessage
 from rt_avsac.page_server import PageServer
 from rt_avsac.screen import Screen, Shown, frame_fields, info_fields, overlay
+from rt_avsac.stop import stop_on_signals
 
 HOST, PORT = "127.0.0.1", 8080
 TICK_S = 0.25  # how long to wait for masks before looking after the rest

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from rt_avsac.client import MaskSubscriber
 from rt_avsac.config import LiveSettings
 from rt_avsac.messages import MaskMessage, StatusMessage
 from rt_avsac.pipeline import Summary, run
+from rt_avsac.stop import Stop
 from tests.live_process import LiveProcess
 
 DEMO = ("live", "--camera", "demo", "--bind", "tcp://127.0.0.1:0")
@@ -29,7 +29,7 @@ def settings(model: str) -> LiveSettings:
 def collect(settings: LiveSettings) -> tuple[list[MaskMessage], list[StatusMessage], Summary]:
     masks: list[MaskMessage] = []
     statuses: list[StatusMessage] = []
-    found = run(settings, stop=threading.Event(), show=statuses.append, on_message=masks.append)
+    found = run(settings, stop=Stop(), show=statuses.append, on_message=masks.append)
     return masks, statuses, found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from rt_avsac.messages import MaskMessage
 from rt_avsac.pipeline import run
 from rt_avsac.record import MESSAGES, WINDOWS, Recorder
 from rt_avsac.replay import Recording, read_messages
+from rt_avsac.stop import Stop
 from tests.live_process import LiveProcess
 from tests.test_live import DEMO, timeless
 
@@ -30,7 +30,7 @@ def recorded(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         camera="demo", bind="tcp://127.0.0.1:0", model=model, duration_s=2.0, record=str(folder), source="left"
     )
     masks: list[MaskMessage] = []
-    found = run(settings, stop=threading.Event(), on_message=masks.append)
+    found = run(settings, stop=Stop(), on_message=masks.append)
     assert found.error is None
     return folder, masks
 
@@ -46,7 +46,7 @@ def test_a_replay_makes_the_same_messages(recorded: tuple[Path, list[MaskMessage
     recording = Recording(folder, realtime)
     settings = dataclasses.replace(recording.settings, bind="tcp://127.0.0.1:0", realtime=realtime)
     again: list[MaskMessage] = []
-    run(settings, stop=threading.Event(), windows=recording, on_message=again.append)
+    run(settings, stop=Stop(), windows=recording, on_message=again.append)
     assert [same(m) for m in again] == [same(m) for m in masks]
 
 
