@@ -54,7 +54,7 @@ class Microphone:
     @property
     def drops(self) -> dict[str, int]:
         """Overflows that the driver told, stalls and losses found by the clock and the watchdog."""
-        return {**self._counts, "microphone_lost": self._reopener.losses}
+        return {**self._counts, "audio_lost": self._reopener.losses}
 
     def check(self) -> None:
         """Raise the SourceError that ended it, if any."""

@@ -1,4 +1,4 @@
-"""Sound of any rate to another one in a stream: windowed-sinc polyphase filter that holds back only a millisecond."""
+"""Sound of any rate to another one in a stream: windowed-sinc polyphase filter that holds back only 3 ms."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-ZERO_CROSSINGS = 24  # of the sinc on each side: 1.5 ms at 16 kHz
-ROLL_OFF = 0.945  # of the lower Nyquist frequency; the rest is transition band
-KAISER_BETA = 10.0  # stop band below -90 dB
+ZERO_CROSSINGS = 48  # of the sinc on each side: 3 ms at 16 kHz
+ROLL_OFF = 0.985  # of the lower Nyquist frequency: whole up to 7.5 kHz, and what folds stays above that
+KAISER_BETA = 8.0  # stop band below -80 dB
 
 
 class Resampler:

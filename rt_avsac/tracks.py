@@ -62,7 +62,7 @@ def _contents(container: Any) -> str:
 
 
 class _Track:
-    """One stream of one file; `corrupt` counts the packets that could not be decoded."""
+    """One stream of one file; `corrupt` counts the packets that could not be decoded, or not wholly."""
 
     def __init__(self, path: str, what: str, stream: Any, container: Any) -> None:
         self.path, self.what, self.corrupt = path, what, 0
@@ -86,6 +86,7 @@ class _Track:
             except av.error.FFmpegError:
                 self.corrupt += 1
                 continue
+            self.corrupt += sum(frame.is_corrupt for frame in frames)
             yield from frames
 
     def _ns(self, ticks: int) -> int:

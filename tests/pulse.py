@@ -41,7 +41,8 @@ class Pulse:
         if shutil.which("pulseaudio") is None:
             raise RuntimeError("tests of the microphone need: apt-get install pulseaudio pulseaudio-utils "
                                "libasound2-plugins libportaudio2")  # fmt: skip
-        self.socket.unlink(missing_ok=True)
+        for left in (self.socket, self.fifo):
+            left.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [
                 *("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"),
