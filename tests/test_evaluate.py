@@ -73,6 +73,7 @@ def test_everything_is_written(data: Path, model: Path, tmp_path: Path, capsys: 
     assert report["groups"]["all"]["masks"]["miou"] == line["miou"]
     assert set(report["by_class"]) <= {"dog", "cat", "piano"}
     assert len(report["about"]["gates"]) == SMALL.num_layers
+    assert sum(each["num_frames"] for each in report["strangers"].values()) == 6
     page = (tmp_path / "index.html").read_text()
     assert "http" not in page  # self-contained
     shown = sorted(path.name for path in (tmp_path / "examples").iterdir())

@@ -78,7 +78,7 @@ def _bars(axis: Any, labels: Sequence[str], series: dict[str, list[float]]) -> N
     axis.set(yticks=places, yticklabels=labels, xlim=(0, 1))
     axis.invert_yaxis()  # the first on top
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(fontsize=7, loc="lower right")
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3, frameon=False)
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -79,6 +79,7 @@ def item_of(
         class_ids=tuple(order),
         mask_quality=scene.quality,
         sources=(*scene.sources, *(source for mixture in mixtures.values() for source in mixture.sources)),
+        sound_ids={condition: mixture.sources for condition, mixture in mixtures.items()},
     )
 
 

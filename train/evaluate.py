@@ -111,7 +111,11 @@ def evaluate(predictor: Predictor, args: argparse.Namespace, say: Say) -> tuple[
         "num_items": groups["all"].masks.num_frames,
         "wall_s": round(time.monotonic() - began, 1),
     }
-    return Report(predictor.about, data, groups, by_class, semantic, shares.result()), examples
+    strangers = {
+        label: {"num_frames": len(alarms), "false_alarm": float(np.mean(alarms))}
+        for label, alarms in sorted(scores.strangers.items())
+    }
+    return Report(predictor.about, data, groups, by_class, semantic, shares.result(), strangers), examples
 
 
 def show_clips(predictor: Predictor, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -163,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
         print(text, file=sys.stderr, flush=True)
 
     predictor = open_predictor(args.model, args.device, args.threads)
-    met = True
+    met, clips = True, list[dict[str, Any]]()
     try:
         about = predictor.about
         print(f"{about.name} {about.sha256[:12]} ({about.backend}, {about.precision})\n")
@@ -178,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n\n".join(table.text() for table in tables(report)))
         if args.out:
             write(args.out / "report.json", json.dumps(as_json(report), indent=1).encode())
-            print(f"\npage: {write_page(report, examples, args.out)}")
+            print(f"\npage: {write_page(report, examples, args.out, [clip['clip'] for clip in clips])}")
         met = all(goal["met"] for goal in goals_of(report))
         print(f"\n{one_line(report)}", flush=True)
     finally:

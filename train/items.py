@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class EvalItem:
     clip: str = ""  # "" = a clip of its own
     sources: tuple[str, ...] = ()
     label: str = ""
+    sound_ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by condition, the main one first
 
     def __post_init__(self) -> None:
         assert ORIGINAL in self.conditions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -83,8 +84,8 @@ def caption(judged: Judged, classes: tuple[str, ...]) -> str:
     return "; ".join([*parts, f"masks {item.mask_quality}", f"from {', '.join(item.sources)}"])
 
 
-def write_page(report: Report, examples: Examples, folder: Path) -> Path:
-    """index.html, charts and examples/*.jpg; DiskError when the folder cannot take them."""
+def write_page(report: Report, examples: Examples, folder: Path, clips: Sequence[str] = ()) -> Path:
+    """index.html, charts and examples/*.jpg; DiskError when the folder cannot take them. `clips`: sheets in clips/."""
     for old in (folder / "examples").glob("[0-9][0-9][0-9][0-9][0-9].jpg"):
         old.unlink(missing_ok=True)  # of an earlier evaluation
     for example in [*examples.first, *examples.worst]:
@@ -108,6 +109,8 @@ def write_page(report: Report, examples: Examples, folder: Path) -> Path:
             _strips(examples.first),
             "<h2>The worst masks</h2>" if examples.worst else "",
             _strips(examples.worst),
+            "<h2>Real clips</h2>" if clips else "",
+            *(f'<p><img src="clips/{escape(clip)}.png" loading="lazy" alt="{escape(clip)}"></p>' for clip in clips),
             "</body></html>",
         ]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Report:
     by_class: dict[str, GroupResult]
     semantic: SemanticResult | None
     share: ShareResult
+    strangers: dict[str, dict[str, float]] = field(default_factory=dict)  # off-screen sound → num_frames, false_alarm
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,10 @@ def tables(report: Report) -> list[Table]:
         rows = tuple((name, *(number(of(each)) for _, of in CLASS_COLUMNS)) for name, each in report.by_class.items())
         head = ("class", "frames", "mIoU", "F at 0.5", "swaps", "swap", "class right", "off-screen alarm")
         found.append(Table("By the class that sounds", head, rows))
+    if report.strangers:
+        worst = sorted(report.strangers.items(), key=lambda item: (-item[1]["false_alarm"], -item[1]["num_frames"]))
+        rows = tuple((name, str(each["num_frames"]), number(each["false_alarm"])) for name, each in worst)
+        found.append(Table("False alarms by the off-screen sound", ("sound", "frames", "frame false alarm"), rows))
     if report.semantic:
         each = report.semantic
         rows = (

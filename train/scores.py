@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from rt_avsac.engines import Outputs
 from rt_avsac.objects import name_pixels
 from train.classes import IGNORE
-from train.items import ORIGINAL, EvalItem
+from train.items import OFF_SCREEN, ORIGINAL, EvalItem
 from train.listening import ListeningResult, ListeningScore, measure
 from train.metrics import MaskResult, MaskScore, SemanticResult, SemanticScore
 
@@ -72,6 +74,7 @@ class Scores:
         self.groups: dict[str, Group] = {}
         self.by_class: dict[str, Group] = {}
         self.semantic: SemanticScore | None = None
+        self.strangers: dict[str, list[float]] = defaultdict(list)  # label of an off-screen sound → alarms
 
     def add(self, item: EvalItem, outputs: Mapping[str, Outputs]) -> Judged:
         """`outputs`: what the network said under each of the item's conditions."""
@@ -85,6 +88,9 @@ class Scores:
             class_map = {name: class_of_pixels(each, height, width) for name, each in outputs.items()}
         predicted = {name: probability > 0.5 for name, probability in sounding.items()}
         said = measure(item, predicted, class_map[ORIGINAL] if class_map else None)
+        if f"{OFF_SCREEN} alarm" in said and item.sound_ids.get(OFF_SCREEN):
+            label = PurePath(item.sound_ids[OFF_SCREEN][0]).parent.name  # files lie in folders by label
+            self.strangers[label].append(said[f"{OFF_SCREEN} alarm"])
         iou = 0.0
         for group in self._groups_of(item):
             iou = group.masks.add(sounding[ORIGINAL], foreground, valid, item.clip or None)

@@ -100,18 +100,21 @@ def sheet(predictor: Predictor, path: Path, num: int = 12) -> tuple[Image, ClipR
         regions = find_objects(*own, about.classes, settings, width, height)
         for label in {region.label for region in regions}:
             objects[label] = objects.get(label, 0) + 1
-        said = [f"{region.label} {region.score:.2f}" for region in regions[:2]] or ["nothing"]
+        best = {region.label: region.score for region in reversed(regions)}  # best first comes last, and stays
+        said = [f"{label} {best[label]:.2f}" for label in sorted(best, key=lambda label: -best[label])[:2]]
         lines = [f"{moment.time_s:.2f} s"]
         if own.audio_probability is not None:
             heard += own.audio_probability / len(found)
-            best = np.argsort(-own.audio_probability[1:])[:2] + 1
-            lines.append("hears " + ", ".join(f"{about.classes[i]} {own.audio_probability[i]:.2f}" for i in best))
+            top = np.argsort(-own.audio_probability[1:])[:2] + 1
+            lines.append("hears " + ", ".join(f"{about.classes[i]} {own.audio_probability[i]:.2f}" for i in top))
         cells = [_fitted(moment.image)]
         for outputs in (own, silent):
             rows, across = cells[0].shape[:2]
             classes = None if outputs.class_probability is None else class_of_pixels(outputs, rows, across)
             cells.append(overlay(cells[0], resized(outputs.sounding, rows, across) > 0.5, classes))
-        columns.append(np.concatenate([_words(lines), *cells[:2], _words(["mask: " + ", ".join(said)]), cells[2]]))
+        columns.append(
+            np.concatenate([_words(lines), *cells[:2], _words(["mask: " + (", ".join(said) or "nothing")]), cells[2]])
+        )
     if not columns:
         raise SourceError(f"clip {path}: no frames inside")
     blank = np.full_like(columns[0], 255)
@@ -121,8 +124,8 @@ def sheet(predictor: Predictor, path: Path, num: int = 12) -> tuple[Image, ClipR
     )
     rows_of = [beside(columns[start : start + COLUMNS]) for start in range(0, len(columns), COLUMNS)]
     title = np.pad(title, ((0, 0), (0, rows_of[0].shape[1] - title.shape[1]), (0, 0)), constant_values=255)
-    top: list[int] = np.argsort(-heard)[:6].tolist()
-    likeliest = {about.classes[i]: float(heard[i]) for i in top if i > 0 and heard[i] > 0}
+    order: list[int] = np.argsort(-heard)[:6].tolist()
+    likeliest = {about.classes[i]: float(heard[i]) for i in order if i > 0 and heard[i] > 0}
     result = ClipResult(path.stem, len(found), float(np.mean(areas)), float(np.mean(muted_areas)), likeliest, objects)
     return np.concatenate([title, *rows_of]), result
 
