@@ -252,7 +252,7 @@ def decode(parts: Sequence[bytes]) -> Message:
         raise MessageError(f"message: {len(name)}, {len(text)} and {len(payload)} bytes are too long for its parts")
     found = _TOPIC.fullmatch(name.decode("ascii", "replace"))
     if not found or found[3] not in _KINDS:
-        raise MessageError(f"topic: asked rtavsac/v{VERSION}/<source>/<kind>/, got {name!r}")
+        raise MessageError(f"topic: asked rtavsac/v{VERSION}/<source>/<kind>/, got {name[:40]!r}")
     source, kind, header = found[2], found[3], headers.loads(text)
     version = header.get("version")
     if type(version) is not int or version != VERSION or found[1] != str(VERSION):
