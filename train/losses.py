@@ -109,6 +109,8 @@ def total(
         sounding_label = torch.where(target > 0.5, label.repeat_interleave(len(target) // len(label), 0), 0)
         sounding_label = torch.where(valid > 0.5, sounding_label, IGNORE)
         parts = {"semantic": semantic(decoded.semantic_logit, sounding_label)}
+        if decoded.auxiliary_logit is not None:
+            parts["auxiliary"] = settings.auxiliary_weight * semantic(decoded.auxiliary_logit, sounding_label)
     else:
         parts = {
             "bce": settings.bce_weight * bce(logit, small_target, small_valid),
