@@ -16,12 +16,10 @@ import torch
 from PIL import Image
 
 from rt_avsac.errors import UserError
-from rt_avsac.model.settings import ModelSettings
+from rt_avsac.model.checkpoint import load
 from train.avsbench import AvsBench, palette, read_classes, read_color_mask
-from train.avsbench_training import TrainingFrames, open_avsbench
 from train.log_mel_file import read_log_mel
-from train.samples import collate
-from train.settings import DataSettings, RunSettings
+from train.run import main as train
 
 NAMES = ["background", *(f"class{number}" for number in range(1, 68)), "horse", "man", "dog"]
 
@@ -335,42 +333,16 @@ def test_pickles_are_read_without_running_them(tmp_path: Path, monkeypatch: pyte
         read_log_mel(path)
 
 
-def run_of(kind: str, root: Path, num_classes: int) -> RunSettings:
-    data = DataSettings(root=str(root), kind=f"avsbench_{kind}")  # type: ignore[arg-type]
-    return RunSettings(model=ModelSettings(num_classes=num_classes, class_match=False), data=data)
-
-
-def test_training_samples_come_once_an_epoch(avss: Path) -> None:
-    data = open_avsbench(run_of("avss", avss, 71))
-    frames = data.samples
-    assert isinstance(frames, TrainingFrames)
-    assert data.num_pictures == len(frames) == 1 + 5 + 30
-    epochs = [[frames.place(i) for i in range(start, start + 36)] for start in (0, 36)]
-    assert len(set(epochs[0])) == 36
-    assert sorted(epochs[0]) == sorted(epochs[1])
-    assert epochs[0] != epochs[1]
-    again = open_avsbench(run_of("avss", avss, 71)).samples
-    assert isinstance(again, TrainingFrames)
-    assert [again.place(i) for i in range(36)] == epochs[0]
-    batch = collate([frames[(i, 32)] for i in range(36)])
-    assert batch.image.shape == (36, 32, 32, 3)
-    assert batch.audio is not None
-    assert batch.audio.shape == (36, 1, 15_600)
-    assert batch.sounding is not None
-    assert batch.sounding.shape == (36, 1, 32, 32)
-    assert torch.equal(batch.sounding[:, 0] > 0, batch.label > 0)
-    dog = NAMES.index("dog")
-    assert set(batch.label.unique().tolist()) == {0, dog}
-    assert batch.heard.shape == (36, 1, 71)
-    assert batch.heard[:, 0, dog].sum() == 16  # all but the twenty frames of sounds from elsewhere
-
-
-def test_binary_training_samples(ms3: Path) -> None:
-    data = open_avsbench(run_of("ms3", ms3, 1))
-    assert data.classes == ("background", "sounding")
-    batch = collate([data.samples[(i, 32)] for i in range(5)])
-    assert batch.audio is not None
-    assert batch.audio.shape == (5, 1, 1, 96, 64)
-    assert batch.sounding is not None
-    assert batch.sounding[:, 0, :, :16].all()
-    assert not batch.sounding[:, 0, :, 16:].any()
+@pytest.mark.parametrize("kind", ["s4", "ms3", "avss"])
+def test_a_small_network_trains_on_it(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    root = request.getfixturevalue(kind)
+    out = tmp_path / "run"
+    small = ["image_size=64", "small_size=0", "batch_size=2", "num_workers=0", "epochs=0.5", "num_threads=1"]
+    own = ["backbone=efficientnet_lite0", "audio_encoder=vggish", "pixel_encoder=deformable", "pixel_encoder_layers=1"]
+    dims = ["dim=32", "mask_dim=32", "num_layers=1", "num_queries=24", "mlp_dim=32", "ffn_dim=32", "dropout=0"]
+    often = ["validate_every=100", "num_validation_scenes=2", f"out={out}", f"root={root}"]
+    config = Path(__file__).parent.parent / "configs" / f"avsac_pvt_{kind}.toml"
+    assert train([str(config), *small, *own, *dims, *often]) == 0
+    _, header = load(out / "last.safetensors")
+    assert header["step"] >= 1
+    assert header["classes"][0] == "background"

@@ -65,15 +65,15 @@ class DeformableAttention(nn.Module):
         offset = self.offset(queries).view(batch, length, NUM_HEADS, NUM_LEVELS, NUM_POINTS, 2)
         weight = self.weight(queries).view(batch, length, NUM_HEADS, NUM_LEVELS * NUM_POINTS).softmax(dim=3)
         center = cell_centers(sizes, queries)[None, :, None, None]
-        out, start = torch.zeros(batch * NUM_HEADS, dim // NUM_HEADS, length, device=value.device, dtype=value.dtype), 0
+        out, start = queries.new_zeros(batch * NUM_HEADS, dim // NUM_HEADS, length), 0
         for level, (height, width) in enumerate(sizes):
             plane = value[:, start : start + height * width].permute(0, 2, 3, 1)
             start += height * width
             x, y = (center + offset[:, :, :, level] / offset.new_tensor([width, height])).unbind(dim=4)
             grid = torch.stack([2.0 * x - 1.0, 2.0 * y - 1.0], dim=4).transpose(1, 2).flatten(0, 1)
             read = F.grid_sample(
-                plane.reshape(batch * NUM_HEADS, dim // NUM_HEADS, height, width),
-                grid.to(value.dtype),
+                plane.reshape(batch * NUM_HEADS, dim // NUM_HEADS, height, width).to(grid.dtype),
+                grid,  # in the queries' own precision: bfloat16 places would be a tenth of a cell off
                 mode="bilinear",
                 padding_mode="zeros",
                 align_corners=False,

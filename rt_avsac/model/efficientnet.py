@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
-
-from rt_avsac.errors import ModelError
 
 # expansion, kernel, stride, channels out, repeats
 STAGES = (
@@ -73,31 +69,3 @@ class EfficientNetLite0(nn.Module):
             if index in LEVEL_AFTER_STAGE:
                 levels.append(x)
         return levels
-
-
-def load_pretrained(net: EfficientNetLite0, path: str | Path) -> None:
-    """Reads the published ImageNet weights (`_blocks.3._expand_conv.weight` …) into `net`; classifier ignored."""
-    try:
-        published = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ModelError(f"EfficientNet-Lite0 weights {path}: cannot be read: {error}") from None
-    blocks = [
-        (stage, index, expansion > 1)
-        for stage, (expansion, _, _, _, repeats) in enumerate(STAGES)
-        for index in range(repeats)
-    ]
-    prefixes = {"stem.0": "_conv_stem", "stem.1": "_bn0"}
-    for number, (stage, index, expands) in enumerate(blocks):
-        ours, theirs = f"stages.{stage}.{index}", f"_blocks.{number}"
-        if expands:
-            prefixes |= {f"{ours}.expand.0": f"{theirs}._expand_conv", f"{ours}.expand.1": f"{theirs}._bn0"}
-        prefixes |= {f"{ours}.depthwise.0": f"{theirs}._depthwise_conv", f"{ours}.depthwise.1": f"{theirs}._bn1"}
-        prefixes |= {f"{ours}.project.0": f"{theirs}._project_conv", f"{ours}.project.1": f"{theirs}._bn2"}
-    state = {}
-    for key in net.state_dict():
-        prefix, _, leaf = key.rpartition(".")
-        source = f"{prefixes[prefix]}.{leaf}"
-        if source not in published:
-            raise ModelError(f"EfficientNet-Lite0 weights {path}: not an EfficientNet-Lite0 file: no {source!r}")
-        state[key] = published[source]
-    net.load_state_dict(state)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rt_avsac.errors import ModelError
 from rt_avsac.model.log_mel import LogMel
 
 WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
@@ -53,18 +50,3 @@ class YamNet(nn.Module):
     def summary(self, cells: Tensor) -> Tensor:
         """[B, 1024]: the mean cell, which is YAMNet's embedding."""
         return cells.flatten(2).transpose(1, 2).mean(dim=1)
-
-
-def load_pretrained(net: YamNet, path: str | Path) -> None:
-    """Reads the published weights (safetensors, BatchNorm folded, `fc` ignored) into `net`."""
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(path)
-    except Exception as error:
-        raise ModelError(f"YAMNet weights {path}: cannot be read: {error}") from None
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    missing, unexpected = net.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        odd = (missing + unexpected)[0]
-        raise ModelError(f"YAMNet weights {path}: not a YAMNet file: {len(missing)} missing, first odd key {odd!r}")
