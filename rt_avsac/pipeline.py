@@ -23,6 +23,7 @@ from rt_avsac.sources import open_sources
 from rt_avsac.stop import Stop, Stopped
 
 POLL_S = 0.1  # how soon a stop is seen when no window comes
+REFUSE_S = 5.0  # how long a camera is given to be there or not before a model is compiled
 STATUS_NS = 1_000_000_000
 
 
@@ -116,6 +117,12 @@ def run(
     """
     called_ns = time.monotonic_ns()
 
+    def progress(text: str) -> None:
+        say(text)
+        if is_live:
+            refuse_early(sources)
+
+
     with ExitStack() as stack:
         sources = windows or open_sources(settings)
         is_live = getattr(sources, "kind", "file") != "file"
@@ -132,7 +139,7 @@ def run(
             stack.enter_context(sources)  # type: ignore[arg-type]
         try:
             with stop.at_once():
-                segmenter = stack.enter_context(open_segmenter(settings, say))
+                segmenter = stack.enter_context(open_segmenter(settings, progress))
         except Stopped:
             return summary(called_ns, pulse)
         composer.set_model(segmenter.model)
@@ -171,6 +178,14 @@ def run(
             pulse.beat()
         pulse.beat("stopping")
     return summary(called_ns, pulse)
+
+
+def refuse_early(sources: Windows) -> None:
+    """A camera that is not there is known at once, and not only after a model was compiled for it. SourceError."""
+    deadline = time.monotonic() + REFUSE_S
+    while sources.states["camera"] == "opening" and time.monotonic() < deadline:
+        sources.check()
+        time.sleep(POLL_S / 10)
 
 
 def is_over(settings: LiveSettings, elapsed_ns: int) -> bool:

@@ -63,6 +63,8 @@ class Recording:
     def states(self) -> dict[str, SourceState]:
         return {"camera": "ended" if self.ended else "ok"}
 
+    def check(self) -> None: ...
+
     def describe(self) -> dict[str, object]:
         return {"text": ""}
 

@@ -125,10 +125,14 @@ class Sources:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def next(self, timeout_s: float) -> Window | None:
-        """The next window; None if none came in time or at the end (`ended`). SourceError for a source lost."""
+    def check(self) -> None:
+        """Raise the SourceError that ended one of them, if any."""
         for source in self.sources:
             source.check()
+
+    def next(self, timeout_s: float) -> Window | None:
+        """The next window; None if none came in time or at the end (`ended`). SourceError for a source lost."""
+        self.check()
         if self._media is not None and not self.settings.realtime:
             frame = self._media.step()
             return None if frame is None else self.aligner.window(frame, wait=False)
