@@ -44,10 +44,6 @@ def losses(net: Avsac, batch: Batch, bank: Bank | None, settings: TrainSettings)
     seen = net.see(image)
     heard, flags = hear(net, batch, bank)
     decoded: Decoded = net.decode(repeat(seen, flags.shape[1]), heard)
-    if batch.sounding is not None:
-        masks = batch.sounding.flatten(0, 1)
-        target, valid = (masks == 1).float(), (masks != 255).float()
-    else:
-        target, valid = sounding_target(batch.label, flags)
+    target, valid = sounding_target(batch.label, flags)
     sides = [batch.image.shape[1] // stride for stride in net.settings.token_strides]
     return total(seen, heard, decoded, batch.label, flags.flatten(0, 1), target, valid, sides, settings)

@@ -16,10 +16,10 @@ from rt_avsac.model import checkpoint
 from rt_avsac.model.avsac import Avsac
 from rt_avsac.model.pretrained import load_pretrained
 from train import loop, state
-from train.compose import evaluation_items
+from train.evaluate import open_set
 from train.log import Log
 from train.settings import RunSettings, read_run
-from train.sources import open_composed
+from train.sources import open_data
 from train.validate import save_sheet, validate
 
 VALIDATION_SEED = 20_26
@@ -65,16 +65,9 @@ def train(run: RunSettings) -> None:
     say = log.say if log else lambda text: None
     if kept.step:
         say(f"resumed {out} at step {kept.step}")
-    data = open_composed(run, net.audio_encoder, say)
-    items = list(
-        evaluation_items(
-            run.data.root,
-            VALIDATION_SEED,
-            run.train.num_validation_scenes,
-            size=run.model.image_size,
-            settings=run.data,
-        )
-    )
+    data = open_data(run, net.audio_encoder, say)
+    num = run.train.num_validation_scenes
+    items = list(open_set(run.data.kind, Path(run.data.root), "val", num, VALIDATION_SEED, run.model.image_size).items)
 
     def check(now: state.State) -> dict[str, float]:
         if rank != 0:

@@ -21,8 +21,7 @@ from train.sound import Mixture, Sounds, mix, mute, only_noise, stranger
 @dataclass
 class Batch:
     """image uint8 [B, S, S, 3]; label uint8 [B, S, S]; K sounds each: heard bool [B, K, C] and either
-    audio float32 [B, K, n] or bank rows int64 [B, K]. `sounding` uint8 [B, K, S, S] replaces label and heard
-    where a data set has masks of its own (1 sounds, 0 not, 255 ignore). `ids` name the sources."""
+    audio float32 [B, K, n] or bank rows int64 [B, K]. `ids` name the sources."""
 
     image: Tensor
     label: Tensor
@@ -30,7 +29,6 @@ class Batch:
     audio: Tensor | None
     rows: Tensor | None
     ids: list[str]
-    sounding: Tensor | None = None
 
 
 Wanted = frozenset[int] | str
@@ -147,7 +145,7 @@ def collate(samples: list[dict[str, object]]) -> Batch:
     assert label is not None
     ids = [name for sample in samples for name in sample["ids"]]  # type: ignore[attr-defined]
     heard = torch.zeros(0) if heard is None else heard
-    return Batch(image, label, heard, stack("audio"), stack("rows"), ids, stack("sounding"))
+    return Batch(image, label, heard, stack("audio"), stack("rows"), ids)
 
 
 __all__ = ["Batch", "Composed", "Scene", "Steps", "choose_heard", "collate"]

@@ -10,7 +10,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from rt_avsac.errors import UserError
+from train.avsbench import AvsBench, Kind
 from train.bank import Bank, Say, load_or_build
+from train.bench_samples import BenchSamples
 from train.classes import CLASSES
 from train.mapping import load_pictures, load_sounds
 from train.samples import Composed
@@ -32,11 +34,31 @@ class Data:
     bank: Bank | None = None
 
 
+def open_data(run: RunSettings, encoder: nn.Module, say: Say) -> Data:
+    """The training split of the data set that `run.data.kind` names."""
+    if not run.data.root:
+        raise UserError("training data: no folder given; add root=FOLDER (a folder or mapping file, see the README)")
+    return open_composed(run, encoder, say) if run.data.kind == "composed" else open_avsbench(run)
+
+
+def open_avsbench(run: RunSettings) -> Data:
+    """The labelled frames of AVSBench's training split. UserError when the network has other classes."""
+    if run.data.audio_bank:
+        raise UserError("training: audio_bank is for composed scenes; AVSBench frames have sounds of their own")
+    kind: Kind = run.data.kind.removeprefix("avsbench_")  # type: ignore[assignment]
+    bench = AvsBench(kind, run.data.root, "train")
+    num_outputs = len(bench.classes) if kind == "avss" else 1
+    if run.model.num_classes != num_outputs:
+        raise UserError(
+            f"training: {run.data.kind} needs num_classes={num_outputs}, {run.model.name} has {run.model.num_classes}"
+        )
+    samples = BenchSamples(bench, run.train.seed, run.model.num_classes)
+    return Data(samples, len(bench.labelled), bench.classes, "AVSBench: CC BY-NC 4.0, non-commercial")
+
+
 def open_composed(run: RunSettings, encoder: nn.Module, say: Say) -> Data:
     """Composed scenes of the training split. UserError without pictures or sounds."""
     settings = run.data
-    if not settings.root:
-        raise UserError("training data: no folder given; add root=FOLDER (a folder or mapping file, see the README)")
     sounds = Sounds(load_sounds(settings.root, "train"), settings)
     pictures = Pictures(load_pictures(settings.root, "train"), sounds.classes, settings)
     if not pictures.sounding:

@@ -19,9 +19,9 @@ from train.listening import ListeningScore
 
 @torch.no_grad()
 def predict(net: Avsac, item: EvalItem) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.uint8] | None]:
-    """→ predicted mask of each condition, bool at the picture's size; class of each pixel under the original."""
+    """→ predicted mask of each condition, bool at its size; class of each pixel under the original."""
     names = list(item.conditions)
-    height, width = item.image.shape[:2]
+    height, width = item.mask_by_condition[ORIGINAL].shape
     image = torch.from_numpy(scale(item.image, net.settings.image_size))[None].permute(0, 3, 1, 2).float()
     seen = net.see(image)
     heard = net.hear(torch.from_numpy(np.stack([item.conditions[name] for name in names])))
@@ -71,9 +71,11 @@ def save_sheet(path: Path, net: Avsac, items: Sequence[EvalItem], num: int = 12,
     rows = []
     for item in items[:num]:
         predicted, _ = predict(net, item)
-        cells = [item.image]
+        height, width = item.mask_by_condition[ORIGINAL].shape
+        image = np.asarray(cv2.resize(item.image, (width, height)), np.uint8)
+        cells = [image]
         for name in CONDITIONS:
-            cell = item.image.copy()
+            cell = image.copy()
             if name in predicted:
                 cell = np.where(predicted[name][..., None], 0.4 * cell + [153.0, 0.0, 0.0], cell).astype(np.uint8)
                 truth = np.isin(item.mask_by_condition[name], (0, 255), invert=True).astype(np.uint8)
