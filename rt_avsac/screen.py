@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HISTORY = 64  # masks kept until their picture arrives
+PICTURE_WAIT_S = 0.06  # for the picture of masks that just came
 PICTURES_STOPPED_S = 1.0  # after so long without a new picture the masks are shown without one
 
 
@@ -39,6 +40,7 @@ class Screen:
         self._past: deque[MaskMessage] = deque(maxlen=HISTORY)
         self._picture: PreviewMessage | None = None
         self._picture_s = 0.0  # when it came
+        self._matched_s = 0.0  # when masks and picture last were of one frame
         self.num_masks = 0
         self.last: Shown | None = None
 
@@ -51,15 +53,37 @@ class Screen:
         self.num_masks += 1
         self._past.append(masks)
         picture = self._subscriber.preview
+        now_s = time.monotonic()
         if picture is not None and picture is not self._picture:
-            self._picture, self._picture_s = picture, time.monotonic()
-            wanted = (picture.session, picture.seq)
-            # pictures are encoded beside the masks and come after them: masks wait for theirs, at most a frame or two
-            return self._show(next((m for m in self._past if (m.session, m.seq) == wanted), masks), picture)
-        if self._picture is not None and time.monotonic() - self._picture_s < PICTURES_STOPPED_S:
+            if self._picture is None:
+                self._matched_s = now_s
+            self._picture, self._picture_s = picture, now_s
+            # pictures are encoded beside the masks and come after them: masks wait for theirs, a frame or two
+            matching = self._of(picture) or self._await(masks)
+            if matching is None and now_s - self._matched_s < PICTURES_STOPPED_S:
+                return None
+            self._matched_s = now_s
+            return self._show(matching or masks, self._picture)
+        if self._picture is not None and now_s - self._picture_s < PICTURES_STOPPED_S:
             return None
         self._picture = None
         return self._show(masks, None)
+
+    def _of(self, picture: PreviewMessage) -> MaskMessage | None:
+        """The masks of that picture, if they were taken."""
+        wanted = (picture.session, picture.seq)
+        return next((masks for masks in self._past if (masks.session, masks.seq) == wanted), None)
+
+    def _await(self, masks: MaskMessage) -> MaskMessage | None:
+        """These masks, if their picture comes soon: a viewer slower than the publisher skips the masks of others."""
+        end_s = time.monotonic() + PICTURE_WAIT_S
+        while time.monotonic() < end_s:
+            picture = self._subscriber.preview
+            if picture is not None and picture.seq >= masks.seq:
+                self._picture = picture
+                return self._of(picture)
+            time.sleep(0.004)
+        return None
 
     def _show(self, masks: MaskMessage, picture: PreviewMessage | None) -> Shown:
         age_ms = self._subscriber.age_ms(masks) if masks.clock.offset_ns() is not None else None
