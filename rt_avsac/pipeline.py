@@ -122,7 +122,6 @@ def run(
         if is_live:
             refuse_early(sources)
 
-
     with ExitStack() as stack:
         sources = windows or open_sources(settings)
         is_live = getattr(sources, "kind", "file") != "file"
@@ -184,8 +183,8 @@ def refuse_early(sources: Windows) -> None:
     """A camera that is not there is known at once, and not only after a model was compiled for it. SourceError."""
     deadline = time.monotonic() + REFUSE_S
     while sources.states["camera"] == "opening" and time.monotonic() < deadline:
-        sources.check()
         time.sleep(POLL_S / 10)
+    sources.check()
 
 
 def is_over(settings: LiveSettings, elapsed_ns: int) -> bool:
