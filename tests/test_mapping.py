@@ -59,7 +59,8 @@ def test_class_pngs_are_recoded(tmp_path: Path) -> None:
     assert [got[row, 0] for row in range(4)] == [DOG, 0, 255, 0]
     assert item.areas == {DOG: pytest.approx(1 / 6)}
     assert item.image()[0, 0].tolist() == [200, 0, 0]  # RGB
-    assert load_pictures(tmp_path / "data.toml", "train") == []
+    with pytest.raises(UserError, match="none in split 'train'; there are: val"):
+        load_pictures(tmp_path / "data.toml", "train")
 
 
 def test_palette_pngs_keep_their_numbers(tmp_path: Path) -> None:

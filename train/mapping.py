@@ -119,6 +119,7 @@ class SoundSet:
 
 
 SetT = TypeVar("SetT", PictureSet, SoundSet)
+ItemT = TypeVar("ItemT", PictureItem, SoundItem)
 
 
 def load_pictures(data: str | Path, split: str | None = None) -> list[PictureItem]:
@@ -127,8 +128,7 @@ def load_pictures(data: str | Path, split: str | None = None) -> list[PictureIte
     for root, table, classes in _tables(data, "pictures", PictureSet()):
         reader = {"index": _index_pictures, "png": _png_pictures, "coco": _coco_pictures}[table.format]
         items += reader(root, table, classes)
-    _check(data, "pictures", items)
-    return [item for item in items if split in (None, item.split)]
+    return _checked(data, "pictures", items, split)
 
 
 def load_sounds(data: str | Path, split: str | None = None) -> list[SoundItem]:
@@ -149,8 +149,7 @@ def load_sounds(data: str | Path, split: str | None = None) -> list[SoundItem]:
                     item_id, home, path, row["label"], class_id, recording, source, row.get("licence", table.licence)
                 )
             )
-    _check(data, "sounds", items)
-    return [item for item in items if split in (None, item.split)]
+    return _checked(data, "sounds", items, split)
 
 
 def _tables(data: str | Path, kind: str, default: SetT) -> Iterable[tuple[Path, SetT, dict[str, str]]]:
@@ -173,15 +172,21 @@ def _tables(data: str | Path, kind: str, default: SetT) -> Iterable[tuple[Path, 
         yield data.parent / content.get("root", "."), override(default, table, f"mapping {data} [[{kind}]]"), classes
 
 
-def _check(data: str | Path, kind: str, items: list[Any]) -> None:
+def _checked(data: str | Path, kind: str, items: list[ItemT], split: str | None) -> list[ItemT]:
+    """The items of the split, whose files are all there."""
     if not items:
         raise UserError(f"{kind} of {data}: none found; check the paths and endings in the mapping")
-    missing = [item.path for item in items if not item.path.is_file()]
-    if missing:
-        raise UserError(f"{kind} of {data}: {len(missing)} of {len(items)} files are missing, the first {missing[0]}")
     seen = {item.id for item in items}
     if len(seen) < len(items):
         raise UserError(f"{kind} of {data}: {len(items) - len(seen)} names occur twice; give each set its own folder")
+    chosen = [item for item in items if split in (None, item.split)]
+    if not chosen:
+        there = ", ".join(sorted({item.split for item in items}))
+        raise UserError(f"{kind} of {data}: none in split {split!r}; there are: {there}")
+    missing = [item.path for item in chosen if not item.path.is_file()]
+    if missing:
+        raise UserError(f"{kind} of {data}: {len(missing)} of {len(chosen)} files are missing, the first {missing[0]}")
+    return chosen
 
 
 def _draw_split(name: str, val_share: float) -> str:
