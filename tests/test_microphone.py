@@ -107,7 +107,8 @@ def test_a_device_that_refuses_16_khz_is_resampled(pulse: Pulse, monkeypatch: py
     with Feeder(pulse, played) as feeder, Microphone(QUICK) as microphone:
         errors = errors_ms(microphone, played, feeder, 5)
         assert "48000 Hz" in microphone.status_text
-    assert abs(np.median(errors)) <= 5.0
+    assert abs(np.median(errors)) <= 15.0, "10 ms of it are the sound server's own conversion of our 16 kHz source"
+    assert errors.std() <= 3.0
 
 
 def test_a_stall_with_a_burst_keeps_the_times(pulse: Pulse) -> None:
