@@ -117,7 +117,10 @@ def override(settings: S, changes: dict[str, Any], where: str) -> S:
 
 def read_file(path: str | Path) -> dict[str, Any]:
     """The flat table of a TOML settings file."""
-    import tomllib
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
 
     try:
         with open(path, "rb") as file:
