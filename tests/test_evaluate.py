@@ -20,6 +20,7 @@ from train.classes import CLASSES, IGNORE
 from train.compose import evaluation_items
 from train.evaluate import EvalSet, judge, main
 from train.items import ORIGINAL, EvalItem
+from train.metrics import SemanticScore
 from train.page import Examples
 from train.predictor import About, open_predictor
 from train.scores import Scores
@@ -98,7 +99,7 @@ def test_a_compiled_engine_scores_as_its_checkpoint(items: list[EvalItem], tmp_p
     from rt_avsac.compile import Request, build
 
     model = make_tiny(tmp_path / "tiny.safetensors")
-    build(Request(model, "openvino", "fp32"), tmp_path / "bundle", lambda text: None)
+    build(Request(model, "torch", "fp32"), tmp_path / "bundle", lambda text: None)
     found = []
     for path in (model, tmp_path / "bundle"):
         predictor = open_predictor(str(path), "cpu", 1)
@@ -113,6 +114,26 @@ def test_a_compiled_engine_scores_as_its_checkpoint(items: list[EvalItem], tmp_p
     assert second.masks.f_set == pytest.approx(first.masks.f_set, abs=1e-3)
     assert second.masks.miou == pytest.approx(first.masks.miou, abs=1e-3)
     assert second_share.margin == pytest.approx(first_share.margin, abs=1e-3)
+
+
+def test_a_semantic_model_is_judged_by_its_own_classes(items: list[EvalItem], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = ModelSettings(name="semantic", image_size=64, output="semantic", class_match=False)
+    checkpoint.save(tmp_path / "semantic.safetensors", Avsac(settings), list(CLASSES), {})
+    predictor = open_predictor(str(tmp_path / "semantic.safetensors"), "cpu", 1)
+    item = items[0]
+    (outputs,) = predictor(item.image, [item.conditions[ORIGINAL]])
+    assert outputs.audio_probability is None
+    assert outputs.class_probability is not None
+    scores, _ = judge(predictor, made_set([item]), 0, Examples(CLASSES, 0, 0), lambda text: None)
+    predictor.close()
+    semantic = scores.results()[2]
+    assert semantic is not None
+    expected = SemanticScore(len(CLASSES))
+    best = outputs.class_probability.argmax(axis=0).astype(np.uint8)
+    truth = item.mask_by_condition[ORIGINAL]
+    expected.add(best.repeat(64 // len(best), axis=0).repeat(64 // len(best), axis=1), truth, truth != IGNORE)
+    assert semantic.miou == expected.result().miou
 
 
 def about() -> About:
@@ -207,74 +228,6 @@ def test_clip_windows_end_at_the_frame() -> None:
     assert window(samples, 2, 4).tolist() == [0, 0, 1, 2]
     assert window(samples, 12, 4).tolist() == [9, 10, 0, 0]
     assert window(samples, 20, 4).tolist() == window(samples, -1, 4).tolist() == [0, 0, 0, 0]
-
-
-@pytest.fixture(scope="module")
-def s4(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two categories of two validation clips each, as AVSBench packs them: 5 frames, a disc that sounds."""
-    import cv2
-    from scipy.io import wavfile
-
-    root = tmp_path_factory.mktemp("avsbench") / "Single-source"
-    rows = ["name,start,category,split"]
-    rng = np.random.default_rng(0)
-    mask = np.zeros((64, 64), np.uint8)
-    cv2.circle(mask, (30, 30), 15, 255, -1)
-    for category in ("dog", "drum"):
-        for number in range(2):
-            name = f"{category}{number}"
-            rows.append(f"{name},0,{category},val")
-            sound = root / f"s4_data/audio_wav/val/{category}/{name}.wav"
-            sound.parent.mkdir(parents=True, exist_ok=True)
-            wavfile.write(sound, 16_000, (0.1 * rng.standard_normal(80_000)).astype(np.float32))
-            for kind in ("visual_frames", "gt_masks"):
-                folder = root / f"s4_data/{kind}/val/{category}/{name}"
-                folder.mkdir(parents=True)
-                for frame in range(1, 6):
-                    picture = mask if kind == "gt_masks" else rng.integers(0, 255, (64, 64, 3), np.uint8)
-                    cv2.imwrite(str(folder / f"{name}_{frame}.png"), picture)
-    (root / "s4_meta_data.csv").write_text("\n".join(rows))
-    return root.parent
-
-
-def test_avsbench_by_clip_and_category(s4: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate(model, "--data", s4, "--kind", "avsbench_s4", "--num", "0", "--shares", "1") == 0
-    captured = capsys.readouterr()
-    line = last_json(captured.out)
-    assert line["num_items"] == 20
-    assert line["swap_accuracy"] is None  # nothing says what else could sound
-    assert line["alarm_off_screen"] is not None
-    assert "only its masks are judged" in captured.err  # 29 classes, and a set of one
-    rows = [row.split()[:2] for row in captured.out.splitlines()]
-    assert ["dog", "10"] in rows
-    assert ["drum", "10"] in rows
-    assert "What the edge model must reach" not in captured.out
-
-
-def test_avsbench_items_stay_in_their_clips(s4: Path) -> None:
-    from train.avsbench import AvsBench
-    from train.avsbench_items import avsbench_items
-
-    items = list(avsbench_items(AvsBench("s4", s4, "val"), num=10, seed=3, size=64))
-    assert [item.clip for item in items] == [items[0].clip] * 5 + [items[5].clip] * 5
-    for item in items:
-        assert not item.conditions["muted"].any()
-        loudness = [float(np.sqrt(np.mean(item.conditions[name] ** 2))) for name in (ORIGINAL, "noise")]
-        assert loudness[0] == pytest.approx(loudness[1], rel=0.01)
-        assert item.label not in item.sources[1]  # the stranger's category is another
-        assert not item.mask_by_condition["off-screen"].any()
-
-
-def test_noise_like_a_log_mel_patch() -> None:
-    from train.avsbench_items import LOG_MEL_OFFSET, noise_like, silence
-
-    rng = np.random.default_rng(0)
-    patch = np.log(rng.random((1, 96, 64)) + LOG_MEL_OFFSET).astype(np.float32)
-    assert silence(patch) == pytest.approx(np.log(LOG_MEL_OFFSET))
-    noise = noise_like(patch, rng)
-    assert noise.shape == patch.shape
-    power = [float(np.mean((np.exp(values) - LOG_MEL_OFFSET) ** 2)) for values in (patch, noise)]
-    assert power[0] == pytest.approx(power[1], rel=1e-3)
 
 
 def test_errors_are_one_line(data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_avsac.config import LiveSettings
-from rt_avsac.errors import SourceError
+from rt_avsac.errors import SourceError, UserError
 from rt_avsac.model.settings import SAMPLE_RATE_HZ
 from rt_avsac.objects import find_objects
 from rt_avsac.scale import scale
@@ -54,7 +54,10 @@ def moments(path: Path, num: int, num_samples: int) -> Iterator[Moment]:
     """
     import av
 
-    samples = read_samples(path)
+    try:
+        samples = read_samples(path)
+    except UserError as error:
+        raise SourceError(f"clip {path}: its sound cannot be had ({error})") from None
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
