@@ -25,7 +25,7 @@ from train.items import MUTED, ORIGINAL, EvalItem
 from train.log import span
 from train.page import Examples, write_page
 from train.predictor import Predictor, open_predictor
-from train.report import Report, as_json, goals_of, one_line, tables, write
+from train.report import Report, as_json, check_writable, goals_of, one_line, tables, write
 from train.scores import Scores, plain, resized
 from train.shares import ShareScore
 from train.sheets import write_sheets
@@ -162,6 +162,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("option --check: the goals are for composed scenes; give --data without another --kind")
     if args.num < 0 or args.examples < 0 or args.frames < 1:
         raise UserError("evaluation: --num and --examples must be at least 0, --frames at least 1")
+
+    if args.out:
+        check_writable(args.out)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -223,6 +223,13 @@ def one_line(report: Report) -> str:
     return json.dumps(plain(values))
 
 
+def check_writable(folder: Path) -> None:
+    """DiskError now rather than after the work."""
+    probe = folder / ".writable"
+    write(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
 def write(path: Path, data: bytes) -> None:
     """Atomically; DiskError when the folder cannot take it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
