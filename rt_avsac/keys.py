@@ -19,6 +19,7 @@ _LINE = re.compile(r'^\s*(public|secret)-key\s*=\s*"([^"]*)"\s*$', re.MULTILINE)
 
 def read_secret(path: str | Path) -> tuple[bytes, bytes]:
     """(public, secret) of a .key_secret file, 40 characters each; UserError if it has none."""
+    _require_curve()
     found = dict(_LINE.findall(_read(path)))
     public, secret = found.get("public", ""), found.get("secret", "")
     if not (_KEY.fullmatch(public) and _KEY.fullmatch(secret)):
@@ -84,6 +85,7 @@ def write_pairs(folder: Path, names: Sequence[str] = ("server", "client")) -> No
 
     UserError if one of the files exists or a name is no file name, DiskError if one cannot be written.
     """
+    _require_curve()
     texts: dict[Path, str] = {}
     for name in names:
         if not _NAME.fullmatch(name):
@@ -105,6 +107,11 @@ def write_pairs(folder: Path, names: Sequence[str] = ("server", "client")) -> No
                 file.write(text)
     except OSError as error:
         raise DiskError(f"key files in {folder}: cannot be written: {error.strerror}; choose another folder") from None
+
+
+def _require_curve() -> None:
+    if not zmq.has("curve"):
+        raise UserError("keys: this machine's libzmq was built without CURVE; pip install pyzmq brings one that has it")
 
 
 def _read(path: str | Path) -> str:
