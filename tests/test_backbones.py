@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from rt_avsac.errors import ModelError
 from rt_avsac.model.deformable import NUM_HEADS, NUM_LEVELS, NUM_POINTS, DeformableAttention
 from rt_avsac.model.efficientnet import EfficientNetLite0
-from rt_avsac.model.image_norm import MEAN, STD
 from rt_avsac.model.log_mel import LogMel
 from rt_avsac.model.pretrained import load_encoder
 from rt_avsac.model.pvt_v2 import PvtV2
@@ -51,7 +50,8 @@ def shake(module: nn.Module, seed: int = 0) -> None:
 def picture(side: int = 64) -> tuple[Tensor, Tensor]:
     """An image in [0, 255], and as ImageNet's networks want it."""
     image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 255.0
-    return image, (image / 255.0 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return image, (image / 255.0 - mean[:, None, None]) / std[:, None, None]
 
 
 def authors_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -165,6 +165,9 @@ def test_lite0_equals_its_published_description(tmp_path: Path) -> None:
     """The published network, block by block from its own keys and functional calls alone."""
     net = EfficientNetLite0().eval()
     shake(net)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.mul_(12.0)  # so that ReLU6 has something to cut
     numbered = [f"stages.{stage}.{index}" for stage, blocks in enumerate(net.stages) for index in range(len(blocks))]  # type: ignore[arg-type]
     published = {"_fc.weight": torch.zeros(1000, 1280), "_conv_head.weight": torch.zeros(1280, 320, 1, 1)}
     for key, value in net.state_dict().items():
@@ -184,6 +187,7 @@ def test_lite0_equals_its_published_description(tmp_path: Path) -> None:
 
     image, _ = picture()
     x = F.relu6(conv((image - 127.0) / 128.0, "_conv_stem", "_bn0", stride=2, padding=1))
+    assert (x == 6.0).any()
     kernels = [3] + [3] * 2 + [5] * 2 + [3] * 3 + [5] * 3 + [5] * 4 + [3]
     wanted = []
     for number, kernel in enumerate(kernels):
@@ -344,6 +348,9 @@ def test_a_wrong_file_names_its_first_odd_key(tmp_path: Path) -> None:
     torch.save(ResNet((1, 1, 1, 1)).state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(ModelError, match=r"YAMNet weights .*resnet\.pth: not this network's file: 54 of 54 .*'conv1"):
         load_encoder(YamNet(), tmp_path / "resnet.pth")
+    torch.save(ResNet((2, 1, 1, 1)).state_dict(), tmp_path / "deeper.pth")
+    with pytest.raises(ModelError, match=r"0 of \d+ tensors missing, 18 unknown, 0 .* 'layer1\.1\.conv1\.weight'"):
+        load_encoder(ResNet((1, 1, 1, 1)), tmp_path / "deeper.pth")
     state = ResNet((1, 1, 1, 1)).state_dict()
     state["layer4.0.conv3.weight"] = torch.zeros(8, 512, 1, 1)
     torch.save(state, tmp_path / "resnet.pth")
