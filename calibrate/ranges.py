@@ -97,38 +97,35 @@ def smoothing(layer: nn.Conv2d | nn.Linear, channel_amax: Tensor) -> list[float]
     return [float(value) for value in divisor / divisor.log().mean().exp()]
 
 
-def measure(
-    net: Avsac, samples: Iterable[Sample], method: Method, smooth: bool, say: Callable[[str], None]
-) -> dict[str, Range]:
-    """One range for each layer that can be rounded, from one pass over the windows in torch fp32.
-
-    smooth: Linear layers get SmoothQuant's divisors (their inputs have the outliers; convolutions follow a clamp).
-    """
+def observe(net: Avsac, samples: Iterable[Sample], say: Callable[[str], None]) -> dict[str, Observer]:
+    """One pass over the windows in torch fp32: layer → what enters it. Layers that never run are left out."""
     flat = folded(net)
     found = layers(flat)
     observers = {name: Observer() for name in found}
-    axes = {name: -1 if isinstance(layer, nn.Linear) else 1 for name, layer in found.items()}
 
-    def hook_of(name: str) -> Callable[..., None]:
-        return lambda module, inputs: observers[name].see(inputs[0], axes[name])
+    def hook_of(name: str, channel_axis: int) -> Callable[..., None]:
+        return lambda module, inputs: observers[name].see(inputs[0], channel_axis)
 
-    handles = [layer.register_forward_pre_hook(hook_of(name)) for name, layer in found.items()]
+    for name, layer in found.items():
+        layer.register_forward_pre_hook(hook_of(name, -1 if isinstance(layer, nn.Linear) else 1))
     deployed = Deployed(flat).eval()
     with torch.inference_mode():
         for index, sample in enumerate(samples):
             deployed(torch.from_numpy(sample.image)[None], torch.from_numpy(sample.audio)[None])
-            if index % 16 == 15:
-                say(f"calibrate: {index + 1} windows seen")
-    for handle in handles:
-        handle.remove()
+            if index % 32 == 31:
+                say(f"{index + 1} windows seen")
+    return {name: observer for name, observer in observers.items() if observer.channel_amax is not None}
+
+
+def ranges_of(net: Avsac, observers: dict[str, Observer], method: Method, smooth: bool) -> dict[str, Range]:
+    """One range for each layer. smooth: Linear layers get SmoothQuant's divisors (convolutions follow a clamp)."""
+    found = layers(folded(net))
     ranges = {}
     for name, observer in observers.items():
-        if observer.channel_amax is None:
-            continue  # a layer that only trains
-        divisors = smoothing(found[name], observer.channel_amax) if smooth and axes[name] == -1 else []
-        if divisors:
-            amax = float((observer.channel_amax / torch.tensor(divisors)).max())
-            ranges[name] = Range(amax, observer.low >= 0.0, divisors)
-        else:
-            ranges[name] = Range(observer.limit(method), observer.low >= 0.0)
+        assert observer.channel_amax is not None
+        divisors = (
+            smoothing(found[name], observer.channel_amax) if smooth and isinstance(found[name], nn.Linear) else []
+        )
+        amax = float((observer.channel_amax / torch.tensor(divisors)).max()) if divisors else observer.limit(method)
+        ranges[name] = Range(amax, observer.low >= 0.0, divisors)
     return ranges

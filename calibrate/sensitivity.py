@@ -14,7 +14,7 @@ from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Calibration, Range, folded, quantized
 
 CUTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # so many of the worst layers are tried in floating point
-MIN_GAIN = 0.002  # of mask IoU that one more cut must bring
+TOLERANCE = 0.005  # of mask IoU: a cut this close to the best one is as good, and leaves more in int8
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def mask_iou(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
 
 
 def sweep(net: Avsac, ranges: dict[str, Range], samples: Sequence[Sample], say: Callable[[str], None]) -> Sweep:
-    """Ranks the layers by the error each makes alone; then takes as many of the worst out as pay for themselves."""
+    """Ranks the layers by the error each makes alone; then leaves out as many of the worst as it takes."""
     wanted = sounding(Deployed(folded(net)).eval(), samples)
 
     def rounded(names: dict[str, Range]) -> NDArray[np.float32]:
@@ -58,7 +58,7 @@ def sweep(net: Avsac, ranges: dict[str, Range], samples: Sequence[Sample], say: 
     for index, (name, measured) in enumerate(ranges.items()):
         alone[name] = relative_error(rounded({name: measured}), wanted)
         if index % 20 == 19:
-            say(f"calibrate: {index + 1} of {len(ranges)} layers tried alone")
+            say(f"{index + 1} of {len(ranges)} layers tried alone")
     worst = sorted(alone, key=lambda name: -alone[name])
     cuts = {}
     for count in CUTS:
@@ -67,14 +67,11 @@ def sweep(net: Avsac, ranges: dict[str, Range], samples: Sequence[Sample], say: 
         left_out = set(worst[:count])
         kept = {name: measured for name, measured in ranges.items() if name not in left_out}
         cuts[count] = mask_iou(rounded(kept), wanted)
-        say(f"calibrate: {count} worst layers in floating point: masks agree {cuts[count]:.4f}")
+        say(f"{count} worst layers in floating point: masks agree {cuts[count]:.4f}")
     chosen = choose_cut(cuts)
     return Sweep(alone, cuts, worst[:chosen])
 
 
 def choose_cut(cuts: dict[int, float]) -> int:
-    """The fewest layers from which leaving out more no longer brings MIN_GAIN."""
-    counts = sorted(cuts)
-    return next(
-        count for count in counts if all(cuts[more] - cuts[count] < MIN_GAIN for more in counts if more > count)
-    )
+    """The fewest layers left out that come within TOLERANCE of the best agreement."""
+    return min(count for count, agreement in cuts.items() if agreement >= max(cuts.values()) - TOLERANCE)
