@@ -12,7 +12,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,8 @@ from train.log_mel_file import read_log_mel
 Kind = Literal["s4", "ms3", "avss"]
 FRAME_LEAD_S = 0.0625  # frame k (from 1) was taken at k - 0.0625 s
 NUM_AVSS_CLASSES = 71
+COLOR_WEIGHTS = np.array([1 << 16, 1 << 8, 1])
+UNKNOWN = 255
 NEGATIVE_LABELS = ("off-the-screen", "background")  # AVSS: nothing in the picture makes the sound
 SPELLING = {"h orse": "horse"}
 
@@ -257,15 +259,19 @@ def palette() -> NDArray[np.uint8]:
     return colors
 
 
+@cache
+def _class_of_color() -> NDArray[np.uint8]:
+    """uint8 [2^24]: class of each colour, 255 for those outside the palette."""
+    table = np.full(1 << 24, UNKNOWN, np.uint8)
+    table[palette().astype(np.int64) @ COLOR_WEIGHTS] = np.arange(NUM_AVSS_CLASSES)
+    return table
+
+
 def read_color_mask(path: Path) -> NDArray[np.uint8]:
     """uint8 [h, w]: AVSS class of each pixel; a colour outside the palette is background, as in the authors' code."""
     values = np.array(_open(path, "mask").convert("RGB"))
-    weights = np.array([1 << 16, 1 << 8, 1])
-    codes = palette().astype(np.int64) @ weights
-    order = np.argsort(codes)
-    pixels = values.astype(np.int64) @ weights
-    place = np.minimum(np.searchsorted(codes[order], pixels), len(codes) - 1)
-    known = codes[order][place] == pixels
-    if known.mean() < 0.5:
+    classes = _class_of_color()[values.astype(np.int64) @ COLOR_WEIGHTS]
+    unknown = classes == UNKNOWN
+    if unknown.mean() > 0.5:
         raise UserError(f"AVSBench mask {path}: most pixels have no colour of the palette; is it a mask of AVSS?")
-    return np.where(known, order[place], 0).astype(np.uint8)
+    return np.where(unknown, 0, classes).astype(np.uint8)
