@@ -152,7 +152,7 @@ def check(parts: list[bytes]) -> str:
 
 
 def run(count: int, seed: int, say: Callable[[str], None]) -> tuple[Counter[str], float]:
-    """`count` inputs → what came of them, and the longest processor time one took, s. What must not happen is raised."""
+    """`count` inputs → what came of them, and the longest CPU time one took, s. What must not happen is raised."""
     came: Counter[str] = Counter()
     slowest = 0.0
     for number, parts in zip(range(count), inputs(seed), strict=False):
