@@ -84,10 +84,16 @@ class PageServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends every connection and waits for its thread."""
         with self._condition:
+            if self._closed:
+                return
             self._closed = True
             self._condition.notify_all()
-            for connection in self._connections:  # one that is stuck in a send comes back from it
+            for connection in self._connections:  # one that is stuck in sending or waiting comes back from it
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
         self._http.shutdown()
@@ -100,27 +106,28 @@ class PageServer:
             self._slots[kind].put(make)
             self._condition.notify_all()
 
-    def stream(self, connection: socket.socket, write: Callable[[bytes], Any]) -> None:
+    def stream(self, write: Callable[[bytes], Any]) -> None:
         """Events to one viewer until it leaves (OSError) or the server closes."""
         seen = dict.fromkeys(self.KINDS, 0)
-        with self._condition:
-            self._connections.add(connection)
-        try:
-            write(b"retry: 1000\n\n")
-            while True:
-                with self._condition:
-                    self._condition.wait_for(
-                        lambda: self._closed or any(self._slots[kind].version > seen[kind] for kind in seen)
-                    )
-                    if self._closed:
-                        return
-                    new = [kind for kind in self.KINDS if self._slots[kind].version > seen[kind]]
-                    text = b"".join(self._slots[kind].text(kind) for kind in new)
-                    seen.update({kind: self._slots[kind].version for kind in new})
-                write(text)
-        finally:
+        write(b"retry: 1000\n\n")
+        while True:
             with self._condition:
-                self._connections.discard(connection)
+                self._condition.wait_for(
+                    lambda: self._closed or any(self._slots[kind].version > seen[kind] for kind in seen)
+                )
+                if self._closed:
+                    return
+                new = [kind for kind in self.KINDS if self._slots[kind].version > seen[kind]]
+                text = b"".join(self._slots[kind].text(kind) for kind in new)
+                seen.update({kind: self._slots[kind].version for kind in new})
+            write(text)
+
+    def know(self, connection: socket.socket, is_open: bool) -> None:
+        """A connection begins or has ended: at the end of the server they all must."""
+        with self._condition:
+            (self._connections.add if is_open else self._connections.discard)(connection)
+            if self._closed and is_open:
+                connection.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def seat(self) -> Any:
@@ -136,7 +143,7 @@ class PageServer:
 
 
 class _Http(ThreadingHTTPServer):
-    daemon_threads = True
+    daemon_threads = False  # closing the server waits for them
     # two servers on one port would share the requests: no
     allow_reuse_port = False
     request_queue_size = 32
@@ -146,6 +153,14 @@ class _Http(ThreadingHTTPServer):
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.page.know(request, True)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.page.know(request, False)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A viewer that goes away in the middle is no error."""
@@ -183,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._answer(HTTPStatus.OK, "text/event-stream; charset=utf-8", None)
             if self.command == "GET":
-                page.stream(self.connection, self.wfile.write)
+                page.stream(self.wfile.write)
 
     def _answer(self, status: HTTPStatus, kind: str, body: bytes | None) -> None:
         self.send_response(status)

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from rt_avsac.clock import Clock
 from rt_avsac.errors import AddressError
 from rt_avsac.flow import Frame
 from rt_avsac.messages import Image, Mask, MaskMessage, MaskObject, PreviewMessage
-from rt_avsac.page_server import MAX_VIEWERS, PageServer
+from rt_avsac.page_server import MAX_VIEWERS, SEND_TIMEOUT_S, PageServer
 from rt_avsac.palette import color
 from rt_avsac.preview import decode_jpeg, make_preview
 from rt_avsac.publish import Publisher
@@ -112,9 +113,11 @@ def browser() -> Iterator[chromium.Browser]:
 
 
 def get(url: str, **headers: str) -> tuple[int, str, Any]:
+    """Status, text and headers; of a stream its headers only."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as answer:
-            return answer.status, answer.read().decode(), answer.headers
+            endless = answer.headers["Content-Length"] is None
+            return answer.status, "" if endless else answer.read().decode(), answer.headers
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode(), error.headers
@@ -384,7 +387,20 @@ class TestServer:
             server.put("state", lambda: {})
             found = events(server.url, {"frame": 1, "state": 1})
             assert found["frame"][0]["number"] == 199
-        # and the end of the fixture does not wait for it
+
+    def test_its_end_waits_for_no_viewer_and_leaves_no_thread(self) -> None:
+        before = set(threading.enumerate())
+        with (
+            PageServer("127.0.0.1", 0, lambda: (True, {}), lambda: "") as server,
+            self.viewer(server),
+            socket.create_connection((server.host, server.port)),  # says nothing, as browsers do ahead of time
+        ):
+            server.put("frame", lambda: {"fill": "x" * 50_000_000})
+            wire_samples.wait_until(lambda: server.num_viewers == 1)
+            began = time.monotonic()
+            server.close()
+            assert time.monotonic() - began < SEND_TIMEOUT_S / 2
+        assert set(threading.enumerate()) == before
 
     def test_there_is_an_end_to_viewers(self, server: PageServer) -> None:
         viewers = [self.viewer(server) for _ in range(MAX_VIEWERS)]
