@@ -12,7 +12,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -215,13 +215,19 @@ def read_audio(path: Path, frame: int) -> NDArray[np.float32]:
         return patches[min(frame, len(patches) - 1)]  # the authors repeat the last patch of a short clip
     if not path.is_file():
         raise UserError(f"AVSBench sound {path}: no such file; get the clip again, or take its row out of the table")
-    samples = read_samples(path)
+    samples = _samples(path)
     end = round((frame + 1 - FRAME_LEAD_S) * SAMPLE_RATE_HZ)
     window = np.zeros(NUM_AUDIO_SAMPLES, np.float32)
     heard = samples[max(end - NUM_AUDIO_SAMPLES, 0) : end]
     start = max(NUM_AUDIO_SAMPLES - end, 0)
     window[start : start + len(heard)] = heard
     return window
+
+
+@lru_cache(maxsize=4)
+def _samples(path: Path) -> NDArray[np.float32]:
+    """A clip's frames are mostly read one after the other."""
+    return read_samples(path)
 
 
 def _open(path: Path, what: str) -> Image.Image:
