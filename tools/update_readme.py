@@ -1,6 +1,6 @@
-"""Writes the annotated tree of the README anew: every file of the repository with the first line it says of itself.
+"""Writes two parts of the README anew: the annotated tree, from what each file says of itself, and the settings.
 
-`python tools/update_tree.py` after adding, renaming or removing a file; a test holds the README to it.
+`python tools/update_readme.py` after adding, renaming or removing a file or a setting; a test holds the README to it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- tree -->", "<!-- end of tree -->"
+SETTINGS = "rt_avsac/config.py"
 # what cannot say it itself
 SAID = {
     ".ci/run": "what every change must pass",
@@ -21,7 +21,10 @@ SAID = {
     "pyproject.toml": "dependencies, extras, settings of the tools",
     "rt_avsac/demo/demo.mp4": "the clip",
     "rt_avsac/demo/truth.npz": "which pixels sound in which frame of it",
+    "rt_avsac/page/index.html": "the live page",
+    "rt_avsac/page/view.css": "",
     "rt_avsac/py.typed": "",
+    "rt_avsac/schema/masks.schema.json": "JSON Schema of the header of a mask message",
     "rt_avsac/weights/avsac-edge.safetensors": "the shipped model",
 }
 
@@ -66,11 +69,41 @@ def tree(names: list[str]) -> str:
     return "\n".join(lines)
 
 
+def settings() -> str:
+    """A table of LiveSettings: name, default, and the comment beside or above the field."""
+    lines = (ROOT / SETTINGS).read_text("utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("class LiveSettings"))
+    rows, above = ["| setting | default | |", "|---|---|---|"], ""
+    for line in lines[start + 1 :]:
+        field = re.match(r"    (\w+): (.+?) = (.+?)(?:  # (.*))?$", line)
+        if field:
+            name, kind, default, beside = field.groups()
+            choices = re.findall(r'"(\w+)"', kind) if kind.startswith("Literal") else []
+            text = "; ".join(filter(None, [above.strip(), beside])) or ", ".join(choices)
+            rows.append(f"| `{name}` | `{default}` | {text} |")
+            above = ""
+        elif line.startswith("    #"):
+            comment = line.strip(" #")
+            last = re.match(r"    \w+: ", lines[lines.index(line) - 1]) and rows[-1].endswith("; |")
+            if last:  # the comment beside the field goes on
+                rows[-1] = rows[-1].removesuffix(" |") + f" {comment} |"
+            else:
+                above += f" {comment}"
+        elif line and not line.startswith(" "):
+            break
+    return "\n".join(rows)
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
 def main() -> None:
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n```\n{tree(tracked())}\n```\n{END}{after}", "utf-8")
+    text = replaced(readme.read_text("utf-8"), "settings", settings())
+    readme.write_text(replaced(text, "tree", f"```\n{tree(tracked())}\n```"), "utf-8")
 
 
 if __name__ == "__main__":
