@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +118,9 @@ def override(settings: S, changes: dict[str, Any], where: str) -> S:
 
 def read_file(path: str | Path) -> dict[str, Any]:
     """The flat table of a TOML settings file."""
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
+    else:
         import tomli as tomllib
 
     try:
