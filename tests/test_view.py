@@ -35,6 +35,7 @@ from rt_avsac.view import split_http
 
 FREE = "tcp://127.0.0.1:0"
 DOG = 17  # in the info of wire_samples
+GREY = "getComputedStyle(document.getElementById('picture')).filter"
 HTTP = ("--http", "127.0.0.1:0")
 
 
@@ -226,10 +227,12 @@ class TestInABrowser:
                 browser.ask("window.loaded_once = true")
                 first.__exit__()
                 browser.wait_for("document.body.dataset.state === 'stale'")
+                assert "grayscale" in browser.ask(GREY)
                 assert "nothing heard" in browser.ask("document.getElementById('banner').textContent")
                 assert get(url + "healthz")[0] == 503
                 with Show(address, session="00000002"):
                     browser.wait_for("document.body.dataset.state === 'live'")
+                    assert browser.ask(GREY) == "none"
                 view.signal(signal.SIGTERM)
                 assert view.wait() == 0
             browser.wait_for("document.body.dataset.state === 'gone'")

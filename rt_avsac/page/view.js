@@ -124,7 +124,8 @@ function paint(frame, picture) {
   context.setTransform(a, d, b, e, c, f);
   for (const object of frame.objects) context.drawImage(tinted(object, frame.mask), 0, 0);
   context.setTransform(1, 0, 0, 1, 0, 0);
-  for (const object of frame.objects) label(context, object, zoom, width, height);
+  const taken = []; // labels never cover each other
+  for (const object of frame.objects) label(context, object, zoom, width, height, taken);
 }
 
 // A mask as a picture of its own: colour, half transparent, its rim opaque.
@@ -145,13 +146,17 @@ function tinted(object, mask) {
   return canvas;
 }
 
-function label(context, object, zoom, width, height) {
+function label(context, object, zoom, width, height, taken) {
   const size = Math.max(18, Math.round(width / 48)), text = `${object.label} ${Math.round(object.score * 100)}%`;
   context.font = `600 ${size}px system-ui, sans-serif`;
   const boxWidth = context.measureText(text).width + size * 0.8, boxHeight = size * 1.5;
   const [x, y, w] = object.bbox.map((value) => value * zoom);
   const left = Math.min(Math.max(x + (w - boxWidth) / 2, 0), Math.max(width - boxWidth, 0));
-  const top = Math.min(Math.max(y - boxHeight, 0), height - boxHeight);
+  let top = Math.max(y - boxHeight, 0);
+  const covers = (t) => left < t.left + t.width && t.left < left + boxWidth && top < t.top + boxHeight && t.top < top + boxHeight;
+  while (taken.some(covers)) top += boxHeight;
+  if (top + boxHeight > height) return; // no room is left for it; the list has it
+  taken.push({ left, top, width: boxWidth });
   context.fillStyle = rgb(colorOf(object));
   context.fillRect(left, top, boxWidth, boxHeight);
   context.fillStyle = "#101214";
@@ -180,8 +185,15 @@ function numbers(frame) {
   const drops = Object.entries({ ...frame.drops, "on the way here": state ? state.dropped : 0 }).filter(([, n]) => n);
   const rows = (drops.length ? drops : [["none", ""]]).flatMap(([reason, n]) => [item("dt", null, reason), item("dd", null, `${n}`)]);
   at("drops").replaceChildren(...rows);
-  const sounding = [...frame.objects].sort((one, other) => other.score - one.score);
-  fillList(at("sounding"), sounding, (o) => item("li", colorOf(o), item("b", null, o.label), item("span", null, `${Math.round(o.score * 100)}%`)));
+  const regions = new Map(); // label: its regions, best first
+  for (const object of [...frame.objects].sort((one, other) => other.score - one.score)) {
+    regions.set(object.label, [...(regions.get(object.label) || []), object]);
+  }
+  const sounding = [...regions.values()].map((list) => list[0]);
+  fillList(at("sounding"), sounding, (best) => {
+    const count = regions.get(best.label).length, name = count > 1 ? `${best.label} × ${count}` : best.label;
+    return item("li", colorOf(best), item("b", null, name), item("span", null, `${Math.round(best.score * 100)}%`));
+  });
   if (!sounding.length) {
     const nothing = item("li", null, "nothing");
     nothing.className = "dim";
