@@ -223,7 +223,7 @@ class TestInABrowser:
                 url = view.until_line(r"page: (http\S+)").group(1)
                 browser.open(url)
                 browser.wait_for("document.body.dataset.state === 'live'")
-                assert browser.ask("document.getElementById('hint').hidden") is False
+                browser.wait_for("!document.getElementById('hint').hidden")
                 browser.ask("window.loaded_once = true")
                 first.__exit__()
                 browser.wait_for("document.body.dataset.state === 'stale'")
