@@ -443,13 +443,32 @@ def test_parameter_counts_of_the_configs(name: str, total: float, backbone: floa
         ({"num_queries": 4}, "audio_tokens 6 need as many num_queries, got 4"),
         ({"num_classes": 1}, "class_match needs"),
         ({"image_size": 100}, "image_size must divide by 32, got 100"),
+        ({"num_classes": 1, "class_match": False, "output": "semantic"}, "output semantic needs num_classes > 1"),
+        ({"num_heads": 3}, "dim must divide by num_heads 3, got 128"),
+        ({"mixer": True, "mask_dim": 30}, "mask_dim must divide by num_heads 4, got 30"),
+        ({"dim": 6, "num_heads": 1}, "dim must divide by 4"),
+        ({"token_strides": (32, 16)}, r"token_strides asked \(32, 16\)"),
+        (
+            {"pixel_encoder": "deformable", "token_strides": (8, 16, 32), "dim": 40},
+            "dim and mask_dim that divide by 32, got 40 and 64",
+        ),
         ({"pixel_encoder": "deformable"}, "pixel_encoder deformable needs token_strides"),
         ({"auxiliary_mask": True}, "auxiliary_mask needs token_strides"),
     ],
 )
 def test_settings_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         make(**changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("strides", [(32,), (16, 32), (8, 16, 32)])
+def test_token_strides(strides: tuple[int, ...]) -> None:
+    image, audio = inputs()
+    with torch.no_grad():
+        decoded = make(token_strides=strides)(image, audio)
+    assert decoded.f_agv.shape[1] == sum((64 // stride) ** 2 for stride in strides)
+    assert decoded.sounding_logit.shape == (2, 1, 16, 16)
 
 
 def test_checkpoint_brings_back_settings_and_weights(tmp_path: Path) -> None:

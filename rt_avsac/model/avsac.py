@@ -9,22 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rt_avsac.errors import ModelError
 from rt_avsac.model.bavd import Bavd
+from rt_avsac.model.check import STRIDES, check
 from rt_avsac.model.deformable import NUM_GROUPS, DeformableEncoder
-from rt_avsac.model.efficientnet import EfficientNetLite0
+from rt_avsac.model.encoders import make_audio_encoder, make_backbone
 from rt_avsac.model.mask_head import AuxiliaryMask, FullHead, product_mlp
 from rt_avsac.model.mixer import Mixer
 from rt_avsac.model.one_way import OneWay, QueryGenerator
 from rt_avsac.model.position import sine_position
-from rt_avsac.model.pvt_v2 import PvtV2
 from rt_avsac.model.pyramid import Pyramid, Separable
-from rt_avsac.model.resnet import ResNet
 from rt_avsac.model.settings import ModelSettings
-from rt_avsac.model.vggish import Vggish
-from rt_avsac.model.yamnet import YamNet
-
-STRIDES = (8, 16, 32)
 
 
 class Seen(NamedTuple):
@@ -56,24 +50,6 @@ class Decoded(NamedTuple):
     auxiliary_logit: Tensor | None = None  # [B, 1 or C, H, W] the mask from F_AGV alone; training, with auxiliary_mask
 
 
-def make_backbone(settings: ModelSettings) -> EfficientNetLite0 | PvtV2 | ResNet:
-    if settings.backbone == "efficientnet_lite0":
-        return EfficientNetLite0()
-    if settings.backbone == "pvt_v2_b5":
-        return PvtV2(drop_path=settings.drop_path)
-    if settings.backbone == "resnet50":
-        return ResNet()
-    raise ModelError(f"model: unknown backbone {settings.backbone!r}")
-
-
-def make_audio_encoder(settings: ModelSettings) -> YamNet | Vggish:
-    if settings.audio_encoder == "yamnet":
-        return YamNet()
-    if settings.audio_encoder == "vggish":
-        return Vggish()
-    raise ModelError(f"model: unknown audio encoder {settings.audio_encoder!r}")
-
-
 class Avsac(nn.Module):
     """image [B, 3, H, W] RGB in [0, 255] and audio [B, 15600] → `Decoded`; the parts are `see`, `hear` and `decode`.
 
@@ -86,6 +62,7 @@ class Avsac(nn.Module):
         dim, mask_dim = settings.dim, settings.mask_dim
         self.backbone = make_backbone(settings)
         self.audio_encoder = make_audio_encoder(settings)
+        check(settings, self.audio_encoder.grid)
         self.pixel_encoder: nn.Module
         if settings.pixel_encoder == "deformable":
             self.pixel_encoder = DeformableEncoder(self.backbone.channels, settings)
@@ -94,6 +71,7 @@ class Avsac(nn.Module):
         self.audio_projection = nn.Linear(self.audio_encoder.dim, dim)
         self.queries = nn.Parameter(torch.randn(settings.num_queries, dim) * 0.02)
         self.level = nn.Parameter(torch.zeros(len(settings.token_strides), dim))
+        # the decoder, of either kind: trained weights know it by this name
         self.bavd = Bavd(settings) if settings.decoder == "bavd" else OneWay(settings)
         for stride in settings.token_strides:
             side = settings.image_size // stride
@@ -121,27 +99,6 @@ class Avsac(nn.Module):
         self.auxiliary = AuxiliaryMask(dim, settings.num_outputs) if settings.auxiliary_mask else None
         if settings.pixel_encoder == "deformable":
             nn.init.normal_(self.level)
-        self._check()
-
-    def _check(self) -> None:
-        settings = self.settings
-        height, width = self.audio_encoder.grid
-        if settings.audio_tokens not in (1, height * width):
-            raise ModelError(
-                f"model: audio_tokens asked {settings.audio_tokens}, this encoder has 1 or {height * width}"
-            )
-        if settings.num_queries < settings.audio_tokens:
-            raise ModelError(
-                f"model: audio_tokens {settings.audio_tokens} need as many num_queries, got {settings.num_queries}"
-            )
-        if settings.class_match and not settings.has_class_heads:
-            raise ModelError("model: class_match needs output sounding and num_classes > 1")
-        if settings.image_size % 32:
-            raise ModelError(f"model: image_size must divide by 32, got {settings.image_size}")
-        needs_all = settings.pixel_encoder == "deformable" or settings.auxiliary_mask
-        if needs_all and settings.token_strides != STRIDES:
-            asked = "pixel_encoder deformable" if settings.pixel_encoder == "deformable" else "auxiliary_mask"
-            raise ModelError(f"model: {asked} needs token_strides {STRIDES}, got {settings.token_strides}")
 
     def position(self, grids: Sequence[Tensor]) -> Tensor:
         """float32 [1, L, d]: where and at which level each visual token lies; of `grids` only the sizes are used."""
