@@ -11,6 +11,9 @@ from scipy.io import wavfile
 
 from train.classes import CLASSES
 
+ROOT = Path(__file__).parent.parent
+SMALL = ("image_size=64", "small_size=0", "batch_size=2", "num_audios=2", "num_workers=0", "lr=1e-3", "warmup_steps=1")
+OFTEN = ("num_validation_scenes=2", "validate_every=100", "checkpoint_every=1", "num_threads=1")
 SHAPES = {"dog": ((220, 40, 40), 440.0), "cat": ((40, 220, 40), 1200.0), "piano": ((40, 40, 220), 3000.0)}
 
 
@@ -49,3 +52,9 @@ def _sound(folder: Path, path: str, label: str, split: str, samples: np.ndarray)
     wavfile.write(folder / path, 16_000, samples.astype(np.float32))
     rights = {"source": "made by the tests", "licence": "CC0"}
     return {"path": path, "label": label, "split": split, "recording": path, **rights}
+
+
+def arguments(data: Path, out: Path, steps: int, *more: str) -> list[str]:
+    epochs = steps * 2 / 9  # 9 pictures, 2 a step
+    config = str(ROOT / "configs" / "avsac_edge.toml")
+    return [config, f"root={data}", f"out={out}", f"epochs={epochs + 0.01}", "audio_bank=0", *SMALL, *OFTEN, *more]

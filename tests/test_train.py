@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_set import make_small_set
+from small_set import ROOT, arguments, make_small_set
 
 from rt_avsac.model import checkpoint
 from train import log
-from train.ablate import main as ablate
 from train.bank import Bank
 from train.clip import compose_clip
 from train.compose import evaluation_items
@@ -28,20 +27,10 @@ from train.scene import Pictures, compose
 from train.settings import DataSettings, read_run
 from train.sound import Sounds, mix, rms
 
-ROOT = Path(__file__).parent.parent
-SMALL = ("image_size=64", "small_size=0", "batch_size=2", "num_audios=2", "num_workers=0", "lr=1e-3", "warmup_steps=1")
-OFTEN = ("num_validation_scenes=2", "validate_every=100", "checkpoint_every=1", "num_threads=1")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_small_set(tmp_path_factory.mktemp("set") / "data")
-
-
-def arguments(data: Path, out: Path, steps: int, *more: str) -> list[str]:
-    epochs = steps * 2 / 9  # 9 pictures, 2 a step
-    config = str(ROOT / "configs" / "avsac_edge.toml")
-    return [config, f"root={data}", f"out={out}", f"epochs={epochs + 0.01}", "audio_bank=0", *SMALL, *OFTEN, *more]
 
 
 def state_of(out: Path) -> dict[str, torch.Tensor]:
@@ -254,42 +243,3 @@ def test_bank_finds_rows_by_what_is_heard() -> None:
     assert bank.rows[frozenset({1})] == [0, 3]
     assert bank.rows[frozenset()] == [1]
     assert bank.rows[frozenset({1, 2})] == [2]
-
-
-def test_ablation_table_has_a_spread_and_resumes(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config, *assignments = arguments(data, tmp_path / "unused", 1, "audio_bank=24", "num_validation_scenes=1")
-    asked = [
-        config,
-        "--out",
-        str(tmp_path),
-        "--seeds",
-        "2",
-        "--num",
-        "2",
-        "--only",
-        "BAVD + AVFS",
-        "one-way, no AVFS",
-        "--",
-    ]
-    assert ablate(asked + assignments) == 0
-    table = (tmp_path / "ablation.md").read_text()
-    assert table.count("±") == 16
-    assert "| BAVD + AVFS | 2 |" in table
-    capsys.readouterr()
-    assert ablate(asked + assignments) == 0
-    assert "seed 0" not in capsys.readouterr().err, "what is done is not done again"
-
-
-def test_parts_of_another_run_start_frozen(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(data, tmp_path / "first", 1)) == 0
-    start = ["start_from=" + str(tmp_path / "first" / "last.safetensors"), "start_parts=backbone,pixel_encoder"]
-    more = [*start, "freeze_parts=backbone,pixel_encoder", "num_layers=1"]
-    assert main(arguments(data, tmp_path / "second", 1, *more)) == 0
-    first = checkpoint.load(tmp_path / "first" / "last.safetensors")[0].pixel_encoder.state_dict()
-    second = checkpoint.load(tmp_path / "second" / "last.safetensors")[0].pixel_encoder.state_dict()
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    assert main(arguments(data, tmp_path / "third", 1, "start_from=x", "freeze_parts=spine")) == 2
-    assert main(arguments(data, tmp_path / "third", 1, *start[:1], "num_layers=1")) == 2
-    assert "do not fit" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,88 @@
+"""What surrounds a training run: the audio encoder first, parts of other runs, the ablation table, shipping."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_set import arguments, make_small_set
+
+from rt_avsac.model import checkpoint
+from train import hear
+from train.ablate import main as ablate
+from train.run import main
+from train.ship import main as ship
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_small_set(tmp_path_factory.mktemp("set") / "data")
+
+
+def test_ablation_table_has_a_spread_and_resumes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, *assignments = arguments(data, tmp_path / "unused", 1, "audio_bank=24", "num_validation_scenes=1")
+    asked = [
+        config,
+        "--out",
+        str(tmp_path),
+        "--seeds",
+        "2",
+        "--num",
+        "2",
+        "--only",
+        "BAVD + AVFS",
+        "one-way, no AVFS",
+        "--",
+    ]
+    assert ablate(asked + assignments) == 0
+    table = (tmp_path / "ablation.md").read_text()
+    assert table.count("±") == 16
+    assert "| BAVD + AVFS | 2 |" in table
+    capsys.readouterr()
+    assert ablate(asked + assignments) == 0
+    assert "seed 0" not in capsys.readouterr().err, "what is done is not done again"
+
+
+def test_parts_of_another_run_start_frozen(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(data, tmp_path / "first", 1)) == 0
+    start = ["start_from=" + str(tmp_path / "first" / "last.safetensors"), "start_parts=backbone,pixel_encoder"]
+    more = [*start, "freeze_parts=backbone,pixel_encoder", "num_layers=1"]
+    assert main(arguments(data, tmp_path / "second", 1, *more)) == 0
+    first = checkpoint.load(tmp_path / "first" / "last.safetensors")[0].pixel_encoder.state_dict()
+    second = checkpoint.load(tmp_path / "second" / "last.safetensors")[0].pixel_encoder.state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert main(arguments(data, tmp_path / "third", 1, "start_from=x", "freeze_parts=spine")) == 2
+    assert main(arguments(data, tmp_path / "third", 1, *start[:1], "num_layers=1")) == 2
+    assert "do not fit" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_encoder_tuned_on_sounds_starts_a_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hear, "POOL", 12)
+    monkeypatch.setattr(hear, "NUM_CHECKS", 6)
+    out = tmp_path / "ear"
+    assert hear.main([*arguments(data, out, 1), "epochs=0.4", "audio_lr=1e-4"]) == 0
+    tuned = out / "encoder.safetensors"
+    assert main(arguments(data, tmp_path / "run", 1, f"audio_weights={tuned}")) == 0
+    encoder = checkpoint.load(tmp_path / "run" / "last.safetensors")[0].audio_encoder.state_dict()
+    assert all(torch.equal(value, encoder[key]) for key, value in load_file(tuned).items())
+    assert hear.main([*arguments(data, out, 1), "audio_weights=nowhere.safetensors"]) == 2
+
+
+def test_what_is_shipped_is_small_and_names_no_folder(data: Path, tmp_path: Path) -> None:
+    assert main(arguments(data, tmp_path / "run", 1)) == 0
+    source, target = tmp_path / "run" / "last.safetensors", tmp_path / "shipped" / "m.safetensors"
+    assert ship([str(source), str(target)]) == 0
+    assert target.stat().st_size < 0.51 * source.stat().st_size
+    net, header = checkpoint.load(target)
+    assert str(tmp_path) not in json.dumps(header)
+    before = checkpoint.load(source)[0]
+    picture, sound = torch.full((1, 3, 64, 64), 100.0), torch.zeros(1, 15_600)
+    with torch.no_grad():
+        first, second = (each(picture, sound).sounding_logit for each in (before, net))
+    torch.testing.assert_close(first, second, rtol=0.02, atol=0.02)
+    assert ship([str(tmp_path / "nothing"), str(target)]) == 2
