@@ -192,6 +192,7 @@ def add_bench(parser: Parser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[auto]")
     parser.add_argument("--engines", metavar="B:P,…", default="", help="side by side, e.g. torch:fp32,openvino:int8")
     parser.add_argument("--quick", action="store_true", help="200 windows instead of 1,024")
+    parser.add_argument("--samples", type=int, default=0, metavar="N", help="so many windows of each engine")
     parser.add_argument("--out", metavar="DIR", default="", help="for the plot and the JSON line")
     parser.add_argument("--compare", metavar="OLD.json", default="", help="what moved beyond noise")
     parser.add_argument("--soak", metavar="HOURS", type=float, default=0.0, help="run so long, watch memory")

@@ -1,0 +1,48 @@
+"""The bench as a picture: a histogram and a timeline of the end-to-end latency of each engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from rt_avsac.errors import DiskError
+from rt_avsac.latency import Series
+
+SMOOTH = 25
+
+
+def draw(series: dict[str, Series], title: str, path: Path) -> None:
+    """PNG, written atomically; DiskError when it cannot be."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    histogram, timeline = figure.subplots(2, 1)
+    everything = np.concatenate([np.array(each.values_ns) for each in series.values()]) / 1e6
+    bins = np.geomspace(max(everything.min(), 1e-3), everything.max() * 1.01, 120).tolist()
+    for name, each in series.items():
+        values = np.array(each.values_ns) / 1e6
+        histogram.hist(values, bins, alpha=0.6, label=f"{name}: p50 {np.median(values):.2f} ms, n {len(values)}")
+        (dots,) = timeline.plot(values, ".", markersize=2, alpha=0.4)
+        if len(values) > SMOOTH:
+            middle = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid")
+            timeline.plot(np.arange(len(middle)) + SMOOTH // 2, middle, color=dots.get_color())
+    histogram.set_xscale("log")
+    histogram.set_xlabel("ms, window to message received")
+    histogram.set_ylabel("windows")
+    histogram.legend(fontsize=8)
+    timeline.set_yscale("log")
+    timeline.set_xlabel("window")
+    timeline.set_ylabel("ms")
+    figure.suptitle(title, fontsize=9)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        figure.savefig(temporary, dpi=100, format="png")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DiskError(f"chart {path}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,182 @@
+"""The loads of the bench: single-stream (a window when the last is received) and the demo at its camera's rate.
+
+Stages: capture (stamp to taken), wait (for its sound), pre, infer, post, pack (message to bytes on the socket), receive
+(publish stamp to decoded at the robot; pack is in it), total.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rt_avsac.client import MaskSubscriber
+from rt_avsac.compose import Composer
+from rt_avsac.config import LiveSettings
+from rt_avsac.flow import Window
+from rt_avsac.infer import Segmenter, open_segmenter, rms_dbfs
+from rt_avsac.latency import Series
+from rt_avsac.messages import MaskMessage
+from rt_avsac.publish import Publisher
+
+Say = Callable[[str], None]
+WARM_UP_NS = 200_000_000
+WARM_UP_RUNS = 30
+BLOCK = 16  # windows of one engine before the next has its turn: drift hits all alike
+SETTLE = 10  # messages left out at the beginning of each stretch at the camera's rate
+ROUNDS = 4
+RECEIVE_S = 10.0
+
+FLAT_STAGES = ("pre", "infer", "post", "pack", "receive", "total")
+CAMERA_STAGES = ("capture", "wait", "pre", "infer", "post", "pack", "receive", "total")
+
+
+@dataclass
+class Measured:
+    """One engine under one load: a series a stage, and what was lost."""
+
+    stages: dict[str, Series] = field(default_factory=lambda: defaultdict(Series))
+    seconds: float = 0.0
+    drops: int = 0
+
+    @property
+    def throughput(self) -> float:
+        return len(self.stages["total"].values_ns) / self.seconds if self.seconds else 0.0
+
+
+def demo_windows(count: int) -> list[Window]:
+    """The first windows of the demo clip, decoded before anything is timed; silence too, as it comes."""
+    from rt_avsac.sources import open_sources
+
+    found: list[Window] = []
+    with open_sources(LiveSettings(camera="demo", realtime=False)) as sources:
+        while len(found) < count and not sources.ended:
+            window = sources.next(1.0)
+            if window is not None:
+                found.append(window)
+    return found
+
+
+class Stream:
+    """One engine with its own publisher and subscriber: a window in, the decoded message at the robot out."""
+
+    def __init__(self, segmenter: Segmenter, settings: LiveSettings, stack: ExitStack) -> None:
+        self.segmenter = segmenter
+        self.composer = Composer(settings)
+        self.composer.set_model(segmenter.model)
+        self.publisher = stack.enter_context(Publisher("tcp://127.0.0.1:0"))
+        self.subscriber = stack.enter_context(MaskSubscriber(self.publisher.endpoint))
+        self.measured = Measured()
+        self._connect()
+
+    def _connect(self) -> None:
+        """A subscriber that is there late misses what went before: until the first status arrives, nothing counts."""
+        deadline = time.monotonic() + RECEIVE_S
+        while self.subscriber.status is None:
+            self.publisher.send(self.composer.status("running", "", {}, 0.0, {}, {}, ()))
+            time.sleep(0.01)
+            if time.monotonic() > deadline:
+                raise TimeoutError("the bench's own subscriber does not connect")
+
+    def query(self, window: Window, measure: bool) -> None:
+        began = time.monotonic_ns()
+        prediction = self.segmenter(window)
+        packing = time.monotonic_ns()
+        message = self.composer.masks(window, prediction, began, began, {})
+        self.publisher.send(message)
+        sent = time.monotonic_ns()
+        self.subscriber.recv(RECEIVE_S)
+        received = time.monotonic_ns()
+        if measure:
+            index = window.frame.index
+            for name, value in prediction.stages_ns.items():
+                self.measured.stages[name].add(value, index)
+            self.measured.stages["pack"].add(sent - packing, index)
+            self.measured.stages["receive"].add(received - message.t.publish_ns, index)
+            self.measured.stages["total"].add(received - began, index)
+            self.measured.seconds += (received - began) / 1e9
+
+
+def single_stream(engines: dict[str, LiveSettings], num: int, windows: list[Window], say: Say) -> dict[str, Measured]:
+    """`num` windows through each engine, in turns of BLOCK, after a warm-up; silent windows are left out."""
+    quiet = next(iter(engines.values())).silence_dbfs  # below it no network runs
+    loud = [window for window in windows if rms_dbfs(window.audio) >= quiet] or windows
+    with ExitStack() as stack:
+        streams = {}
+        for name, settings in engines.items():
+            segmenter = stack.enter_context(open_segmenter(settings, say))
+            streams[name] = Stream(segmenter, settings, stack)
+        for stream in streams.values():
+            started, runs = time.monotonic_ns(), 0
+            while runs < WARM_UP_RUNS or time.monotonic_ns() - started < WARM_UP_NS:
+                stream.query(loud[runs % len(loud)], measure=False)
+                runs += 1
+        for start in range(0, num, BLOCK):
+            for stream in streams.values():
+                for index in range(start, min(start + BLOCK, num)):
+                    stream.query(loud[index % len(loud)], measure=True)
+            if start % (BLOCK * 16) == 0 and start:
+                say(f"single stream: {start} of {num} windows")
+        return {name: stream.measured for name, stream in streams.items()}
+
+
+def camera_rate(engines: dict[str, LiveSettings], num: int, fps: float, say: Say) -> dict[str, Measured]:
+    """The whole pipeline on the demo in real time, `num` frames an engine in ROUNDS stretches, engines in turn."""
+    found = {name: Measured() for name in engines}
+    for number in range(ROUNDS):
+        for name, settings in engines.items():
+            say(f"camera's rate: {name}, stretch {number + 1} of {ROUNDS}")
+            stretch(found[name], settings, num / ROUNDS / fps + SETTLE / fps)
+    return found
+
+
+def stretch(measured: Measured, settings: LiveSettings, seconds: float) -> None:
+    """One run of the pipeline; what it and its subscriber saw is added to `measured`."""
+    from rt_avsac.pipeline import run
+    from rt_avsac.stop import Stop
+
+    sent: dict[int, tuple[MaskMessage, int]] = {}
+    received: dict[int, int] = {}
+    stop = Stop()
+    done = threading.Event()
+    with tempfile.TemporaryDirectory(prefix="rt-avsac-") as folder:
+        bind = f"ipc://{Path(folder) / 'bench'}"
+        settings = replace(settings, camera="demo", mic="auto", bind=bind, duration_s=seconds, realtime=True)
+
+        def listen(subscriber: MaskSubscriber) -> None:
+            while not done.is_set():
+                try:
+                    message = subscriber.recv(0.2)
+                except TimeoutError:
+                    continue
+                received[message.seq] = time.monotonic_ns()
+
+        with MaskSubscriber(bind) as subscriber:
+            listener = threading.Thread(target=listen, args=(subscriber,), daemon=True)
+            listener.start()
+            try:
+                summary = run(
+                    settings,
+                    stop=stop,
+                    on_message=lambda message: sent.update({message.seq: (message, time.monotonic_ns())}),
+                )
+            finally:
+                done.set()
+                listener.join()
+    measured.seconds += summary.seconds
+    measured.drops += sum(summary.drops.values())
+    for seq, (message, sent_ns) in sent.items():
+        if seq < SETTLE or message.audio.silent:
+            continue
+        index, publish_ns = message.image.frame_index, message.t.publish_ns
+        for stage in ("capture", "wait", "pre", "infer", "post"):
+            measured.stages[stage].add(round(message.latency_ms[stage] * 1e6), index)
+        measured.stages["pack"].add(sent_ns - publish_ns, index)
+        if seq in received:
+            measured.stages["receive"].add(received[seq] - publish_ns, index)
+            measured.stages["total"].add(received[seq] - message.t.video_ns, index)
