@@ -221,7 +221,7 @@ class Deployed(nn.Module):
         self.register_buffer("stretch", stretch, persistent=False)
 
     def forward(self, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
-        seen = self.net.see(image.permute(0, 3, 1, 2).float())
+        seen = self.net.see(image.float().permute(0, 3, 1, 2))  # in this order: TensorRT permutes no uint8
         heard = self.net.hear(audio)
         decoded = self.net.decode(seen, heard)
         logit = decoded.sounding_logit
