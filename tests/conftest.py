@@ -24,7 +24,16 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The shipped model's name; in a tree without weights a checkpoint of random ones."""
+    """The shipped model's name (in a tree without weights a checkpoint of random ones), compiled for this machine."""
+    from rt_avsac.config import LiveSettings
+    from rt_avsac.infer import open_segmenter
+
+    name = find_model(tmp_path_factory)
+    open_segmenter(LiveSettings(model=name)).close()  # so that no test waits for that against its deadline
+    return name
+
+
+def find_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from rt_avsac.model_path import shipped
 
     if "avsac-edge" in shipped():

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-DEADLINE_S = 120.0  # a loaded machine compiles a model in there
+DEADLINE_S = 120.0  # on a loaded machine
 
 
 class LiveProcess:

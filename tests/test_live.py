@@ -16,8 +16,9 @@ from rt_avsac.config import LiveSettings
 from rt_avsac.messages import MaskMessage, StatusMessage
 from rt_avsac.pipeline import Summary, run
 from rt_avsac.stop import Stop
-from tests.live_process import LiveProcess
+from tests.live_process import DEADLINE_S, LiveProcess
 
+LEAST_IOU = 0.5  # of the sounding pixels, where the same things sound through the whole window
 DEMO = ("live", "--camera", "demo", "--bind", "tcp://127.0.0.1:0")
 
 
@@ -38,7 +39,7 @@ def test_the_demo_arrives_at_a_subscriber(model: str) -> None:
         LiveProcess(*DEMO, "--model", model, "--preview") as live,
         MaskSubscriber(live.endpoint, preview=True) as robot,
     ):
-        messages = [robot.recv(60.0) for _ in range(45)]
+        messages = [robot.recv(DEADLINE_S) for _ in range(45)]
         info, status, preview = robot.info, robot.status, robot.preview
         live.signal()
         assert live.wait() == 0
@@ -79,6 +80,29 @@ def timeless(message: MaskMessage) -> tuple[bytes, dict[str, object], bytes]:
     fields = json.loads(header)
     del fields["latency_ms"], fields["t"]["publish_ns"]
     return topic, fields, payload
+
+
+def test_the_shipped_model_finds_what_sounds_in_the_demo(settings: LiveSettings) -> None:
+    masks, _, found = collect(dataclasses.replace(settings, model="avsac-edge", realtime=False))
+    truth = demo.truth()
+    assert found.masks == len(truth.mask)
+    settled = truth.settled()
+    ious = [
+        iou(message, truth.mask[index] > 0)
+        for message in masks
+        if settled[index := message.image.frame_index] and truth.mask[index].any()
+    ]
+    assert len(ious) > 200
+    assert np.mean(ious) >= LEAST_IOU
+
+
+def iou(message: MaskMessage, truth: np.ndarray) -> float:
+    """Of all masks of the message together, at the network's size."""
+    rows = (np.arange(message.mask.height) + 0.5) * truth.shape[0] / message.mask.height
+    columns = (np.arange(message.mask.width) + 0.5) * truth.shape[1] / message.mask.width
+    wanted = truth[rows.astype(int)][:, columns.astype(int)]
+    got = np.any([item.mask for item in message.objects], axis=0) if message.objects else np.zeros_like(wanted)
+    return float((got & wanted).sum() / (got | wanted).sum())
 
 
 def test_duration_ends_a_run_and_it_says_how_it_went(settings: LiveSettings) -> None:
