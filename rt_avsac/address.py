@@ -11,7 +11,7 @@ from typing import IO
 
 import zmq
 
-from rt_avsac.errors import AddressError
+from rt_avsac.errors import AddressError, BadAddressError
 
 MAX_IPC_BYTES = 107  # of a Unix socket's path
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[^\[\]:/\s;]+):(?P<port>[0-9]{1,5}|\*)")
@@ -72,7 +72,7 @@ def connect(socket: zmq.Socket[bytes], address: str) -> None:
     """Connect (in the background); AddressError for what is not an address to connect to."""
     host, port = _split(address)
     if host == "*" or port in ("*", "0") or address == "ipc://*":
-        raise AddressError(f"address {address}: asked to connect to a wildcard; name the publisher's host and port")
+        raise BadAddressError(f"address {address}: asked to connect to a wildcard; name the publisher's host and port")
     try:
         socket.ipv6 = host.startswith("[")
         socket.connect(address)
@@ -97,7 +97,7 @@ def _split(address: str) -> tuple[str, str]:
     if found and (found["port"] == "*" or int(found["port"]) < 65536):
         return found["host"], found["port"]
     if not _IPC.fullmatch(address):
-        raise AddressError(f"address {address!a}: asked tcp://HOST:PORT or ipc://PATH, such as tcp://127.0.0.1:5555")
+        raise BadAddressError(f"address {address!a}: asked tcp://HOST:PORT or ipc://PATH, such as tcp://127.0.0.1:5555")
     return "", ""
 
 

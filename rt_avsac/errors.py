@@ -22,9 +22,15 @@ class ModelError(UserError):
 
 
 class AddressError(UserError):
-    """An address cannot be bound or connected: taken, not ours, or not an address."""
+    """An address cannot be bound or connected: taken, not ours, or (`BadAddressError`) not an address."""
 
     exit_code = 4
+
+
+class BadAddressError(AddressError):
+    """Not an address: bad input, unlike one that is taken."""
+
+    exit_code = 2
 
 
 class DiskError(UserError):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from rt_avsac import prometheus
 from rt_avsac.client import MaskSubscriber
-from rt_avsac.errors import AddressError, DiskError, UserError
+from rt_avsac.errors import AddressError, BadAddressError, DiskError, UserError
 from rt_avsac.messages import InfoMessage
 from rt_avsac.page_server import PageServer
 from rt_avsac.screen import Screen, Shown, frame_fields, info_fields, overlay
@@ -86,7 +86,7 @@ def split_http(text: str) -> tuple[str, int]:
         host, port = (HOST, text) if text.isdecimal() else (text, str(PORT))
     host = host.removeprefix("[").removesuffix("]") or HOST
     if not port.isdecimal() or int(port) > 65535 or "/" in host:
-        raise AddressError(f"page {text!a}: asked HOST:PORT, such as {HOST}:{PORT}")
+        raise BadAddressError(f"page {text!a}: asked HOST:PORT, such as {HOST}:{PORT}")
     return host, int(port)
 
 
