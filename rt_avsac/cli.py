@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -230,6 +231,9 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Every error a user can meet is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our dashes and arrows still gets its line
     try:
         parser = make_parser()
         args = parser.parse(words)

@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
         from rt_avsac.pipeline import run
         from rt_avsac.status import StatusLine
 
-        with StatusLine(settings.log_json, args.quiet) as line:
+        with StatusLine(settings.log_json, args.quiet, args.verbose) as line:
             found = run(settings, stop=stop, show=line.show, say=line.say)
             line.say(last_line(settings, found))
         return conclude(settings, found, stop.is_set())

@@ -180,7 +180,7 @@ def main(args: argparse.Namespace) -> int:
         from rt_avsac.pipeline import run
         from rt_avsac.status import StatusLine
 
-        with StatusLine(settings.log_json, args.quiet) as line:
+        with StatusLine(settings.log_json, args.quiet, args.verbose) as line:
             comparison = Comparison(recording.folder) if args.check else None
             found = run(
                 settings,

@@ -36,10 +36,12 @@ class StatusLine(logging.Handler):
     object per status (the header of the wire's status message).
     """
 
-    def __init__(self, as_json: bool = False, quiet: bool = False, out: TextIO | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, as_json: bool = False, quiet: bool = False, verbose: bool = False, out: TextIO | None = None
+    ) -> None:
+        super().__init__(logging.ERROR if quiet else logging.DEBUG if verbose else logging.WARNING)
         self._out = out or sys.stdout
-        self._as_json, self._quiet = as_json, quiet
+        self._as_json, self._quiet, self._verbose = as_json, quiet, verbose
         self._refresh = self._out.isatty() and not as_json
         self._drawn = False
         self._last: tuple[object, ...] = ()
@@ -48,12 +50,14 @@ class StatusLine(logging.Handler):
     def __enter__(self) -> StatusLine:
         logger = logging.getLogger("rt_avsac")
         logger.addHandler(self)
+        logger.setLevel(self.level)
         logger.propagate = False
         return self
 
     def __exit__(self, *exc: object) -> None:
         logger = logging.getLogger("rt_avsac")
         logger.removeHandler(self)
+        logger.setLevel(logging.NOTSET)
         logger.propagate = True
         self._end_line()
 
@@ -75,12 +79,18 @@ class StatusLine(logging.Handler):
 
     def say(self, text: str) -> None:
         """One line for a person, also with --log-json (there on stderr)."""
-        if not self._quiet:
-            self._end_line()
-            print(text, file=sys.stderr if self._as_json else self._out, flush=True)
+        if self._quiet:
+            return
+        self._end_line()
+        if self._as_json:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._print(text)
 
     def emit(self, record: logging.LogRecord) -> None:
         self._end_line()
+        if not self._verbose:
+            record.exc_info = record.exc_text = None
         print(f"rt-avsac: {record.levelname.lower()}: {self.format(record)}", file=sys.stderr, flush=True)
 
     def _end_line(self) -> None:
