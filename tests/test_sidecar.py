@@ -1,4 +1,4 @@
-"""Sidecar and Ahead: what may lag never holds up the masks, nothing waits in a row, errors arrive where they are read."""
+"""Sidecar and Ahead: what may lag never holds up the masks, nothing waits in a row, errors are raised where read."""
 
 from __future__ import annotations
 
