@@ -70,13 +70,13 @@ def test_masks_lie_on_the_frames_they_are_numbered_for(truth: demo.Truth, pictur
 def test_labels_say_what_the_masks_show(truth: demo.Truth) -> None:
     for labels, mask in zip(truth.sounding, truth.mask, strict=True):
         assert {truth.classes[number] for number in np.unique(mask) if number} == set(labels)
-    shares = [(truth.mask == truth.classes.index(label)).mean((1, 2)) for label in ("piano", "bird", "guitar")]
-    assert all(0.12 < share[share > 0].mean() < 0.3 for share in shares)
+    shares = [(truth.mask == truth.classes.index(label)).mean((1, 2)) for label in ("piano", "bird", "accordion")]
+    assert all(0.1 < share[share > 0].mean() < 0.3 for share in shares)
 
 
 def test_everything_the_issue_asks_for_happens(truth: demo.Truth) -> None:
     seen = {labels for labels in truth.sounding}
-    assert {(), ("piano",), ("bird",), ("guitar",), ("helicopter",)} <= seen
+    assert {(), ("piano",), ("bird",), ("accordion",), ("bird", "piano")} <= {tuple(sorted(labels)) for labels in seen}
     assert any(len(labels) == 2 for labels in seen)
     assert [sound.label for sound in truth.sounds if not sound.on_screen] == ["dog"]
     assert 15 <= truth.time_ns[-1] / 1e9 <= 25
@@ -110,8 +110,7 @@ def test_settled_frames_hear_one_thing_only(truth: demo.Truth) -> None:
         (),
         ("piano",),
         ("bird",),
-        ("guitar",),
-        ("helicopter",),
+        ("accordion",),
     }
 
 

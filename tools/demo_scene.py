@@ -70,11 +70,11 @@ SHOTS = (
     ),
     Shot(
         10.5,
-        22,
-        "cal_airplanes_image_0673",
+        23,
+        "cal_pigeon_image_0032",
         (
-            Actor("guitar", "cal_electric_guitar_image_0015", 0.145, sway(160, 188, 8, 4, 0.04, 3, -3)),
-            Actor("helicopter", "cal_helicopter_image_0079", 0.17, sway(160, 74, 34, 6, 0.06, 3)),
+            Actor("accordion", "cal_accordion_image_0010", 0.15, sway(72, 118, 6, 6, 0.05, 4)),
+            Actor("bird", "cal_rooster_image_0003", 0.125, sway(226, 130, 8, 8, 0.05, 4)),
         ),
     ),
 )
@@ -83,10 +83,10 @@ PARTS = (
     Part("bird", 5.0, (("audio/bird_rooster/00347.ogg", 0.1),), 2.1),
     Part("piano", 8.0, notes("piano", 3701, 3708, 3709, 3695, 3701), 0.5),
     Part("bird", 8.0, (("audio/bird_rooster/00325.ogg", 2.0),), 1.9),
-    Part("guitar", 11.5, notes("guitar", 3739, 3740, 3724, 3727, 3740, 3717), 0.5),
+    Part("accordion", 11.5, notes("accordion", 3878, 3888, 3884), 1.0),
     Part("dog", 15.3, (("audio/dog/00008.ogg", 0.0),), 1.5, on_screen=False),
-    Part("helicopter", 17.5, (("audio/helicopter/00246.ogg", 0.0),), 4.0),
-    Part("guitar", 19.5, notes("guitar", 3740, 3724, 3727, 3717), 0.5),
+    Part("bird", 17.5, (("audio/bird_rooster/00344.ogg", 0.0), ("audio/bird_rooster/00322.ogg", 0.0)), 2.0),
+    Part("accordion", 19.5, notes("accordion", 3884, 3878), 1.0),
 )
 CREDITS = {  # what it is, who made it, licence; by the start of its name
     "cal_": ("Caltech-101, Fei-Fei Li, Marco Andreetto, Marc'Aurelio Ranzato, Pietro Perona", "CC BY 4.0"),
@@ -94,12 +94,10 @@ CREDITS = {  # what it is, who made it, licence; by the start of its name
         "VSCO 2 CE, Versilian Studios, through tonejs-instruments (Nicholaus Brosowsky)",
         "CC BY 3.0",
     ),
-    "audio/guitar/": (
-        "University of Iowa, through tonejs-instruments (Nicholaus Brosowsky)",
-        "CC BY 3.0",
-    ),
+    "audio/accordion/": ("harmonium, donyaquick, freesound.org pack, through tonejs-instruments", "CC BY 3.0"),
     "audio/bird_rooster/00347": ("'rooster 2.aif', Tomlija, freesound.org 100786, through ESC-10", "CC BY 3.0"),
     "audio/bird_rooster/00325": ("'Rooster_Mono.wav', cclaretc, freesound.org 163288, through ESC-10", "CC0"),
+    "audio/bird_rooster/00344": ("'20081231.rooster.flac', dobroide, freesound.org 65750, through ESC-10", "CC BY 3.0"),
+    "audio/bird_rooster/00322": ("'chickensMS.wav', leosalom, freesound.org 234879, through ESC-10", "CC0"),
     "audio/dog/00008": ("'A dog barking', felix.blume, freesound.org 199261, through ESC-10", "CC0"),
-    "audio/helicopter/00246": ("'Helicopter landing', peridactyloptrix, freesound.org 188822, through ESC-10", "CC0"),
 }
