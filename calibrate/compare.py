@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +48,10 @@ class Row:
     p50_ms: float
 
 
-def engines_for(checkpoint: Path, calibration: Path, work: Path, say: Callable[[str], None]) -> dict[str, Path]:
-    """Bundles of all four precisions; each on OpenVINO where the processor computes it, else simulated in torch."""
+def engines_for(
+    checkpoint: Path, calibration: Path, precisions: Sequence[str], work: Path, say: Callable[[str], None]
+) -> dict[str, Path]:
+    """Bundles of fp32, the `precisions`, and int8: on OpenVINO where the processor computes it, else in torch."""
     able = capabilities(import_openvino().Core())
     backends = {
         "fp32": "torch",
@@ -58,7 +60,12 @@ def engines_for(checkpoint: Path, calibration: Path, work: Path, say: Callable[[
         "int8": "openvino",
     }
     bundles = {}
+    unknown = sorted(set(precisions) - set(backends))
+    if unknown:
+        raise ModelError(f"precision {unknown[0]}: unknown; choose from {', '.join(backends)}")
     for precision, backend in backends.items():
+        if precision not in (REFERENCE, "int8", *precisions):
+            continue
         bundles[precision] = work / f"{precision}-{backend}"
         build(Request(checkpoint, backend, precision, str(calibration)), bundles[precision], say)
     return bundles

@@ -97,7 +97,7 @@ def compared(args: argparse.Namespace, checkpoint: Path, calibration: Path, say:
     from train.evaluate import open_set
 
     with tempfile.TemporaryDirectory() as work:
-        bundles = engines_for(checkpoint, calibration, Path(work), say)
+        bundles = engines_for(checkpoint, calibration, args.precisions.split(","), Path(work), say)
         data, size = Path(args.eval_data or args.data), read(bundles["fp32"]).image_size
         eval_set = open_set(args.kind, data, args.eval_split, args.eval_num, args.seed, size)
         return compare(bundles, eval_set, say)
@@ -174,6 +174,7 @@ def parser() -> Parser:
     made.add_argument("--eval-split", default="val", help="[val]")
     made.add_argument("--eval-num", type=int, default=200, help="evaluation items [200]")
     made.add_argument("--kind", default="composed", help="what the evaluation data are [composed]")
+    made.add_argument("--precisions", default="fp16,bf16", help="judged beside fp32 and int8; fp16 is slow on CPUs")
     made.add_argument("--budget-miou", type=float, default=1.0, help="points of mIoU that int8 may cost [1.0]")
     made.add_argument("--budget-alarm", type=float, default=1.0, help="points of false alarms it may add [1.0]")
     made.add_argument("--no-compare", action="store_true", help="leave the comparison out")

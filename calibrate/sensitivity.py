@@ -51,12 +51,17 @@ def sweep(net: Avsac, ranges: dict[str, Range], samples: Sequence[Sample], say: 
     """Ranks the layers by the error each makes alone; then leaves out as many of the worst as it takes."""
     wanted = sounding(Deployed(folded(net)).eval(), samples)
 
-    def rounded(names: dict[str, Range]) -> NDArray[np.float32]:
-        return sounding(quantized(net, Calibration("", "", names, [])), samples)
+    rounding = quantized(net, Calibration("", "", ranges, []))
+    layers = {name: rounding.net.get_submodule(name) for name in ranges}
+
+    def rounded(names: set[str]) -> NDArray[np.float32]:
+        for name, layer in layers.items():
+            layer.switch(name in names)  # type: ignore[operator]
+        return sounding(rounding, samples)
 
     alone = {}
-    for index, (name, measured) in enumerate(ranges.items()):
-        alone[name] = relative_error(rounded({name: measured}), wanted)
+    for index, name in enumerate(ranges):
+        alone[name] = relative_error(rounded({name}), wanted)
         if index % 20 == 19:
             say(f"{index + 1} of {len(ranges)} layers tried alone")
     worst = sorted(alone, key=lambda name: -alone[name])
@@ -64,9 +69,7 @@ def sweep(net: Avsac, ranges: dict[str, Range], samples: Sequence[Sample], say: 
     for count in CUTS:
         if count > len(worst) // 2:
             break
-        left_out = set(worst[:count])
-        kept = {name: measured for name, measured in ranges.items() if name not in left_out}
-        cuts[count] = mask_iou(rounded(kept), wanted)
+        cuts[count] = mask_iou(rounded(set(worst[count:])), wanted)
         say(f"{count} worst layers in floating point: masks agree {cuts[count]:.4f}")
     chosen = choose_cut(cuts)
     return Sweep(alone, cuts, worst[:chosen])

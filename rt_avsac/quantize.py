@@ -60,7 +60,9 @@ def read_calibration(path: str | Path) -> Calibration:
     try:
         table = json.loads(Path(path).read_text("utf-8"))
         if table["format"] != FORMAT:
-            raise ModelError(f"calibration {path}: format {table['format']!r}, this version reads {FORMAT}; calibrate again")
+            raise ModelError(
+                f"calibration {path}: format {table['format']!r}, this version reads {FORMAT}; calibrate again"
+            )
         ranges = {
             str(name): Range(float(item["amax"]), bool(item["positive"]), [float(s) for s in item.get("smooth", [])])
             for name, item in table["ranges"].items()
@@ -95,9 +97,10 @@ def _(x: Tensor, scale: Tensor, axis: int, positive: bool) -> Tensor:
 
 
 class WeightQdq(nn.Module):
-    """Rounds a weight per output channel (axis 0)."""
+    """Rounds a weight per output channel (axis 0); not while `on` is False."""
 
     scale: Tensor
+    on = True
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -105,7 +108,7 @@ class WeightQdq(nn.Module):
         self.register_buffer("scale", amax / LEVELS)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return qdq(weight, self.scale, 0, False)
+        return qdq(weight, self.scale, 0, False) if self.on else weight
 
 
 class InputQdq(nn.Module):
@@ -113,6 +116,7 @@ class InputQdq(nn.Module):
 
     scale: Tensor
     smooth: Tensor | None
+    on = True
 
     def __init__(self, measured: Range, channel_axis: int) -> None:
         super().__init__()
@@ -126,7 +130,8 @@ class InputQdq(nn.Module):
         self.register_buffer("smooth", smooth)
 
     def forward(self, x: Tensor) -> Tensor:
-        return qdq(x if self.smooth is None else x * self.smooth, self.scale, -1, self.positive)
+        smoothed = x if self.smooth is None else x * self.smooth
+        return qdq(smoothed, self.scale, -1, self.positive) if self.on else smoothed
 
 
 class Rounded(nn.Module):
@@ -140,6 +145,13 @@ class Rounded(nn.Module):
             layer.weight.data.mul_(torch.tensor(measured.smooth).reshape(shape))
         parametrize.register_parametrization(layer, "weight", WeightQdq(layer.weight))
         self.layer = layer
+
+    def switch(self, on: bool) -> None:
+        """Rounds or lets through; for measuring one layer after the other on one copy of the network."""
+        self.input.on = on
+        for module in self.layer.modules():
+            if isinstance(module, WeightQdq):
+                module.on = on
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(self.input(x))
