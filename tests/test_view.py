@@ -251,7 +251,7 @@ class TestInABrowser:
 )
 def test_a_wrong_address_is_one_line(address: str, said: str) -> None:
     with LiveProcess("view", address, "--no-window") as view:
-        assert view.wait() == 4
+        assert view.wait() == 2
         assert view.lines == []
         (line,) = view.errors
         assert said in line
