@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import threading
 import time
@@ -93,6 +94,9 @@ class Camera:
         self._reopener.join(STUCK_S)
         if thread is not None:
             thread.join(STUCK_S)
+        self._close()
+
+    def _close(self) -> None:
         self.latest.close()
         if self.ring is not None:
             self.ring.close()
@@ -108,6 +112,7 @@ class Camera:
         with self._lock:
             if self._reopener.stop.is_set():
                 return
+            importlib.import_module("cv2" if self._is_device else "av")  # seconds on a cold disk: not the device's time
             if self._thread is not None:
                 self._thread.join(STUCK_S)  # of the last opening
             if self.left_behind:
@@ -121,6 +126,7 @@ class Camera:
             self._watch(reading)
         finally:
             self._end(reading)
+        self._close()  # a file on a server came to its end
 
     def _watch(self, reading: _Reading) -> None:
         began_ns = time.monotonic_ns()

@@ -51,10 +51,12 @@ def microphones(timeout_s: float) -> tuple[list[dict[str, Any]], str]:
 def _camera_lines(found: list[dict[str, Any]]) -> list[str]:
     lines = []
     for camera in found:
-        sizes = []
+        offers: dict[str, list[str]] = {}  # a driver offers the same sizes in a dozen pixel formats
         for offer in camera.get("formats", ()):
             rates = "/".join(f"{rate:g}" for rate in offer["fps"])
-            sizes.append(f"{offer['format']} {offer['width']}x{offer['height']}" + (f" {rates} fps" if rates else ""))
+            size = f"{offer['width']}x{offer['height']}" + (f" {rates} fps" if rates else "")
+            offers.setdefault(size, []).append(offer["format"])
+        sizes = [f"{size}  ({', '.join(formats)})" for size, formats in offers.items()]
         number = camera["path"].removeprefix("/dev/video")
         lines.append(f"  {number:>3}  {camera['path']}  {camera['name']}")
         lines += [f"         {line}" for line in sizes or [camera.get("error", "no formats")]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from rt_avsac.sync import Aligner, AudioRing, Latest
 
 Kind = Literal["device", "stream", "file"]
 STREAM_URL = re.compile(r"^(rtsp|rtsps|http|https|rtmp|udp|tcp|srt)://", re.IGNORECASE)
+SOUND_SUFFIXES = (".wav", ".mp3", ".mp4", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".mkv", ".webm", ".mov", ".avi")
 
 
 class Source(Protocol):
@@ -56,7 +58,7 @@ def mic_plan(settings: LiveSettings, kind: Kind) -> str:
         return mic
     if mic == "demo" or Path(mic).is_file():
         return "file"
-    if "/" in mic or Path(mic).suffix.lower() in (".wav", ".mp3", ".mp4", ".flac", ".ogg", ".m4a"):
+    if "/" in mic or Path(mic).suffix.lower() in SOUND_SUFFIXES:
         raise SourceError(f"microphone {mic}: no such file; see `rt-avsac devices` for microphones")
     return "device"
 
@@ -166,7 +168,8 @@ class Sources:
 
     def describe(self) -> dict[str, object]:
         """For the status: what runs, how it is, since when the newest sound is there."""
-        quiet_ms = None if self.ring is None else round(self.ring.quiet_ns / 1e6, 1)
+        quiet_ns = math.inf if self.ring is None else self.ring.quiet_ns
+        quiet_ms = round(quiet_ns / 1e6, 1) if math.isfinite(quiet_ns) else None
         return {
             "camera": self.settings.camera,
             "mic": self.settings.mic,

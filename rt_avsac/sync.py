@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -91,7 +92,7 @@ class AudioRing:
         self._written = 0
         self._segments: deque[_Segment] = deque()
         self._condition = threading.Condition()
-        self._last_write_ns = 0
+        self._last_write_ns: int | None = None
         self._closed = False
 
     def _span_ns(self, samples: int) -> int:
@@ -140,9 +141,10 @@ class AudioRing:
         return last.time_ns + self._span_ns(self._written - last.first)
 
     @property
-    def quiet_ns(self) -> int:
-        """How long ago something was written."""
-        return time.monotonic_ns() - self._last_write_ns
+    def quiet_ns(self) -> float:
+        """How long ago something was written; infinite before the first."""
+        last_ns = self._last_write_ns
+        return math.inf if last_ns is None else time.monotonic_ns() - last_ns
 
     def wait_for(self, end_ns: int, timeout_s: float) -> bool:
         """True once the sound up to `end_ns` is here, False after the timeout or when nothing more will come."""

@@ -112,4 +112,4 @@ def test_what_a_driver_says_is_understood(monkeypatch: pytest.MonkeyPatch) -> No
     ]
     lines = devices._camera_lines([{"path": "/dev/video0", **found}])
     assert lines[0] == "    0  /dev/video0  HD Webcam"
-    assert "MJPG 640x480 30/15 fps" in lines[1]
+    assert "640x480 30/15 fps  (MJPG)" in lines[1]
