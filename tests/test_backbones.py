@@ -295,8 +295,10 @@ def test_vggish_equals_numpy(tmp_path: Path) -> None:
         np.testing.assert_allclose(net.summary(got)[0].numpy(), flat, atol=2e-3 * flat.max())
     assert flat.max() > 0
     assert torch.equal(got, from_patch)
-    with pytest.raises(ValueError, match=r"asked \[1, 96, 64\], got \[1, 95, 64\]"):
+    with pytest.raises(ModelError, match=r"asked \[1, 96, 64\], got \[1, 95, 64\]"):
         net(torch.zeros(1, 1, 95, 64))
+    with pytest.raises(ModelError, match="log-mel patches are for VGGish"):
+        YamNet()(torch.zeros(1, 1, 96, 64))
 
 
 def slow_deformable(net: DeformableAttention, queries: np.ndarray, values: np.ndarray, sizes: list[Any]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from rt_avsac.errors import ModelError
 from rt_avsac.model.log_mel import NUM_MELS, LogMel
 
 NUM_FRAMES = 96
@@ -46,7 +47,7 @@ class Vggish(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         picture = self.log_mel(audio) if audio.dim() == 2 else audio
         if picture.shape[1:] != (1, NUM_FRAMES, NUM_MELS):
-            raise ValueError(
+            raise ModelError(
                 f"VGGish: log-mel patch asked [1, {NUM_FRAMES}, {NUM_MELS}], got {list(picture.shape[1:])}"
             )
         return self.features(picture)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rt_avsac.errors import ModelError
 from rt_avsac.model.log_mel import LogMel
 
 WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
@@ -42,6 +43,11 @@ class YamNet(nn.Module):
         self.pw = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, WIDTHS, strict=False))
 
     def forward(self, audio: Tensor) -> Tensor:
+        if audio.dim() != 2:
+            raise ModelError(
+                f"YAMNet: sound asked as waveforms [B, n], got {list(audio.shape)}; log-mel patches are for VGGish, "
+                "give the data's waveforms or audio_encoder=vggish"
+            )
         x = F.relu(self.c1(self.log_mel(audio)))
         for depthwise, pointwise in zip(self.dw, self.pw, strict=True):
             x = F.relu(pointwise(F.relu(depthwise(x))))
