@@ -133,7 +133,8 @@ def _shots(
     video = container.streams.video[0]
     streams = [video] if sound is None else [video, container.streams.audio[0]]
     has_clock = not any(name in NO_CLOCK_FORMATS for name in container.format.name.split(","))
-    is_finite = container.duration is not None and has_clock
+    # a file on a server: it has a length, or a size (a live stream has an error there)
+    is_finite = has_clock and (container.duration is not None or container.size > 0)
     clock = SampleClock()
     drained_ns = before_ns = time.monotonic_ns()
     skipping = False
