@@ -17,13 +17,14 @@ import numpy as np
 from rt_avsac.config import split_assignments
 from rt_avsac.errors import UserError
 from rt_avsac.model import checkpoint
-from train.compose import evaluation_items
+from train.evaluate import open_set
 from train.items import EvalItem
 from train.run import train
 from train.settings import read_run
 from train.validate import validate
 
 VARIANTS: dict[str, dict[str, str]] = {
+    "AVSegFormer": {"decoder": "one_way", "generator_layers": "6", "audio_tokens": "1", "avfs_form": "off"},
     "one-way, no AVFS": {"decoder": "one_way", "avfs_form": "off"},
     "BAVD + AVFS": {},
     "BAVD, no AVFS": {"avfs_form": "off"},
@@ -31,6 +32,9 @@ VARIANTS: dict[str, dict[str, str]] = {
     "audio to vision bridge alone": {"vision_to_audio": "false"},
     "vision to audio bridge alone": {"audio_to_vision": "false"},
     "one audio token": {"audio_tokens": "1"},
+    "self-attention: picture": {"self_attention": "spatial"},
+    "self-attention: both": {"self_attention": "both"},
+    "self-attention: none": {"self_attention": "none"},
     "AVFS: KL per token": {"avfs_form": "kl_token"},
     "AVFS: L2 per frame": {"avfs_form": "l2_frame"},
     "AVFS: L2 per token": {"avfs_form": "l2_token"},
@@ -56,7 +60,7 @@ def ablate(config: str, assignments: dict[str, str], out: Path, variants: list[s
             print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
             train(run)
             if not items:
-                items = list(evaluation_items(run.data.root, SEED, num, settings=run.data))
+                items = list(open_set(run.data.kind, Path(run.data.root), "val", num, SEED, run.model.image_size).items)
             net, _ = checkpoint.load(folder / "last.safetensors")
             measures = {"variant": variant, "seed": seed, **validate(net, items)}
             _write(folder / "measures.json", json.dumps(measures))
