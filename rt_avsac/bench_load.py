@@ -87,7 +87,7 @@ class Stream:
         began = time.monotonic_ns()
         prediction = self.segmenter(window)
         packing = time.monotonic_ns()
-        message = self.composer.masks(window, prediction, began, began, {})
+        message = self.composer.masks(window, prediction, began, {})
         self.publisher.send(message)
         sent = time.monotonic_ns()
         self.subscriber.recv(RECEIVE_S)

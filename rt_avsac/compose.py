@@ -49,26 +49,21 @@ class Composer:
         self._model = model
         self._wire_model = Model(model.name, model.sha256, model.backend, model.precision, model.threshold)
 
-    def masks(
-        self, window: Window, prediction: Prediction, taken_ns: int, began_ns: int, drops: dict[str, int]
-    ) -> MaskMessage:
-        """The next mask message. The frame was taken from its slot at `taken_ns`, the network began at `began_ns`."""
+    def masks(self, window: Window, prediction: Prediction, taken_ns: int, drops: dict[str, int]) -> MaskMessage:
+        """The next mask message. `taken_ns`: when the loop had the window, its frame's wait for sound behind it."""
         assert self._model is not None
         frame, model = window.frame, self._model
         height, width = frame.image.shape[:2]
         now_ns = time.monotonic_ns()
-        latency = {name: ns / 1e6 for name, ns in prediction.stages_ns.items()}
-        if self._clock is None:
-            latency |= {"capture": (taken_ns - frame.time_ns) / 1e6, "wait": (began_ns - taken_ns) / 1e6}
-            latency["total"] = (now_ns - frame.time_ns) / 1e6
-            publish_ns = now_ns
-        else:  # times count from the beginning of the file: the frame was captured when it was asked for
-            latency |= {
-                "capture": 0.0,
-                "wait": window.wait_ns / 1e6,
-                "total": (now_ns - began_ns + window.wait_ns) / 1e6,
-            }
-            publish_ns = frame.time_ns + now_ns - began_ns
+        # where times count from the beginning of a file, the frame was captured when it was asked for
+        publish_ns = now_ns if self._clock is None else frame.time_ns + window.wait_ns + now_ns - taken_ns
+        total_ns = publish_ns - frame.time_ns
+        stages_ns = {
+            "capture": total_ns - window.wait_ns - (now_ns - taken_ns),
+            "wait": window.wait_ns,
+            **prediction.stages_ns,
+            "total": total_ns,
+        }
         self.seq += 1
         return MaskMessage(
             session=self.session,
@@ -91,7 +86,7 @@ class Composer:
             ),
             model=self._wire_model,
             audio=Audio(window.status, round(prediction.rms_dbfs, 2), prediction.silent, window.clipped),
-            latency_ms={name: round(value, 3) for name, value in latency.items()},
+            latency_ms={name: round(ns / 1e6, 3) for name, ns in stages_ns.items()},
             drops=drops,
             objects=tuple(
                 MaskObject(

@@ -19,6 +19,7 @@ from rt_avsac.errors import UserError
 from rt_avsac.flow import Frame, SourceState, Window
 from rt_avsac.messages import MaskMessage, decode
 from rt_avsac.record import AUDIO, LENGTHS, MESSAGES, WINDOWS, read_head
+from rt_avsac.sources import Kind
 from rt_avsac.stop import stop_on_signals
 
 # a replay has its own; everything else is as it was recorded, unless said otherwise
@@ -33,19 +34,17 @@ class Recording:
     they are asked for, with the times they had. None is ever skipped.
     """
 
-    kind = "file"
-
     def __init__(self, folder: str | Path, realtime: bool) -> None:
         self.folder = Path(folder)
         head = read_head(self.folder)
         self.settings = recorded_settings(head, self.folder)
-        self.clock = None if realtime else Clock("media", int(head["clock"]["realtime_offset_ns"]))
+        self.kind: Kind = "file"
+        self.clock = Clock("media", int(head["clock"]["realtime_offset_ns"]))
         self._lines = list(read_lines(self.folder / WINDOWS))
         if not self._lines:
             raise UserError(f"recording {folder}: no whole window in it")
-        self._audio = (
-            np.memmap(self.folder / AUDIO, "<f4", "r") if (self.folder / AUDIO).stat().st_size else np.zeros(0)
-        )
+        size = (self.folder / AUDIO).stat().st_size // 4  # the last sample may be cut off
+        self._audio = np.memmap(self.folder / AUDIO, "<f4", "r", shape=(size,)) if size else np.zeros(0, np.float32)
         self._windows = self._read()
         self._realtime = realtime
         self._shift_ns: int | None = None

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, Protocol
 
+from rt_avsac.clock import Clock
 from rt_avsac.config import LiveSettings
 from rt_avsac.errors import SourceError, UserError
 from rt_avsac.flow import Frame, SourceState, Window
@@ -31,6 +32,28 @@ class Source(Protocol):
     def drops(self) -> dict[str, int]: ...
     def check(self) -> None:
         """Raise the SourceError that ended it, if any."""
+
+
+class Windows(Protocol):
+    """Where a run's windows come from, `Sources` or a recording; a context manager. One thread calls `next`.
+
+    `clock`: of the times where they are not of now.
+    """
+
+    kind: Kind
+    clock: Clock
+
+    def __enter__(self) -> Windows: ...
+    def __exit__(self, *exc: object) -> None: ...
+    def next(self, timeout_s: float) -> Window | None: ...
+    def check(self) -> None: ...
+    def describe(self) -> dict[str, object]: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def states(self) -> dict[str, SourceState]: ...
+    @property
+    def drops(self) -> dict[str, int]: ...
 
 
 def camera_kind(camera: str) -> Kind:
@@ -85,7 +108,9 @@ class Sources:
         from rt_avsac.microphone import Microphone
 
         self.settings = settings
-        self.kind = kind = camera_kind(settings.camera)
+        self.kind: Kind = camera_kind(settings.camera)
+        kind = self.kind
+        self.clock = Clock("media", 0)
         self.plan = plan = mic_plan(settings, kind)
         if not settings.realtime and (kind != "file" or plan == "device"):
             raise UserError(

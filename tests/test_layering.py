@@ -24,6 +24,7 @@ LOADS: dict[str, set[str]] = {
     "address": {"zmq"},
     "keys": {"zmq"},
     "pipeline": {"zmq"},
+    "pulse": {"zmq"},
     "replay": set(),
     "sinks": {"zmq"},
     "view": {"zmq"},
@@ -36,6 +37,7 @@ LOADS: dict[str, set[str]] = {
     "quantize": {"torch"},
     "probe": {"torch"},
     "bench": {"zmq"},
+    "bench_load": {"zmq"},
 }
 # what these never load, also not inside a function
 NEVER: dict[str, set[str]] = {

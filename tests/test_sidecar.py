@@ -1,15 +1,13 @@
-"""Sidecar and Ahead: what may lag never holds up the masks, nothing waits in a row, errors are raised where read."""
+"""Sidecar: what may lag never holds up the masks, and a sink that fails spoils nothing else."""
 
 from __future__ import annotations
 
 import threading
 
 import numpy as np
-import pytest
 
-from rt_avsac.ahead import Ahead
-from rt_avsac.errors import DiskError, SourceError
-from rt_avsac.flow import Frame, Prediction, SourceState, Window
+from rt_avsac.errors import DiskError
+from rt_avsac.flow import Frame, Prediction, Window
 from rt_avsac.messages import MaskMessage
 from rt_avsac.sidecar import QUEUE, Sidecar
 from tests.wire_samples import masks
@@ -70,45 +68,3 @@ def test_a_sink_that_fails_is_left_and_the_others_go_on() -> None:
             sidecar.put(window(index), PREDICTION, masks())
     assert good.indices == [0, 1, 2]
     assert isinstance(sidecar.error, DiskError)
-
-
-class Script:
-    """Windows one after the other, then the end or an error."""
-
-    states: dict[str, SourceState] = {"camera": "ok"}  # noqa: RUF012
-    drops: dict[str, int] = {}  # noqa: RUF012
-
-    def __init__(self, count: int, error: Exception | None = None) -> None:
-        self.left, self.error, self.ended = list(range(count)), error, False
-
-    def next(self, timeout_s: float) -> Window | None:
-        if self.left:
-            return window(self.left.pop(0))
-        if self.error:
-            raise self.error
-        self.ended = True
-        return None
-
-    def check(self) -> None: ...
-
-    def describe(self) -> dict[str, object]:
-        return {"text": ""}
-
-
-def test_ahead_keeps_the_newest_and_counts_the_others() -> None:
-    with Ahead(Script(10)) as ahead:
-        ahead._thread.join(DEADLINE_S)  # all ten are past before anybody looks
-        taken = ahead.take(DEADLINE_S)
-        assert taken is not None
-        assert taken[0].frame.index == 9
-        assert ahead.overwritten == 9
-        assert ahead.take(0) is None
-        assert ahead.ended
-
-
-def test_ahead_raises_what_ended_the_sources() -> None:
-    with Ahead(Script(1, SourceError("camera 0: lost"))) as ahead:
-        ahead._thread.join(DEADLINE_S)
-        assert ahead.take(0) is not None
-        with pytest.raises(SourceError, match="lost"):
-            ahead.take(DEADLINE_S)
