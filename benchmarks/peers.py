@@ -1,0 +1,119 @@
+"""The networks of the field beside ours, same machine, same run, interleaved: batch 1, 224 px, one thread.
+
+    python benchmarks/peers.py --rounds 20
+
+AVSegFormer-shaped baseline and AVSAC as in the paper (random weights: speed does not ask for them) and AVSAC edge in
+torch eager fp32, then AVSAC edge as compiled here. A table, then one JSON line; exit code 1 if the edge model is not
+15 times faster than the paper's, or the compiled one not 4 times faster than eager.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rt_avsac import machine
+from rt_avsac.compile import cached_bundle
+from rt_avsac.config import LiveSettings
+from rt_avsac.engines import open_engine
+from rt_avsac.latency import Series, table
+from rt_avsac.model_path import find
+from rt_avsac.probe import windows
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+PEERS = {"baseline (AVSegFormer-shaped)": "avsegformer_pvt_ms3.toml", "AVSAC, paper": "avsac_pvt_ms3.toml"}
+MUST_PAPER, MUST_EAGER = 15.0, 4.0
+Run = Callable[[np.ndarray, np.ndarray], Any]
+
+
+def eager(net: Any) -> Run:
+    import torch
+
+    from rt_avsac.model.avsac import Deployed
+
+    deployed = Deployed(net).eval()
+
+    def run(image: np.ndarray, audio: np.ndarray) -> None:
+        with torch.inference_mode():
+            deployed(torch.from_numpy(image), torch.from_numpy(audio))
+
+    return run
+
+
+def peer(config: str) -> tuple[Run, int]:
+    """The network of a training config, random weights → (run, parameters)."""
+    from rt_avsac.model.avsac import Avsac
+    from train.settings import read_run
+
+    settings = replace(read_run(CONFIGS / config, {}).model, image_size=224)
+    net = Avsac(settings).eval()
+    return eager(net), sum(parameter.numel() for parameter in net.parameters())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=20, help="runs of each big network; the small ones run tenfold")
+    parser.add_argument("--model", default="avsac-edge")
+    parser.add_argument("--precisions", default="auto,fp32,bf16", help="of the compiled edge model")
+    parser.add_argument("--only-edge", action="store_true", help="leave the big networks out")
+    args = parser.parse_args()
+    import torch
+
+    from rt_avsac.model.checkpoint import load
+
+    torch.set_num_threads(1)
+    load_before = os.getloadavg()[0]
+    checkpoint = find(args.model)
+    net, _ = load(checkpoint)
+    runs: dict[str, Run] = {"edge, torch eager fp32": eager(net)}
+    parameters = {"edge, torch eager fp32": sum(parameter.numel() for parameter in net.parameters())}
+    many = set(runs)
+    for precision in args.precisions.split(","):
+        settings = LiveSettings(model=args.model, backend="openvino", precision=precision)
+        engine = open_engine(cached_bundle(checkpoint, settings, print), settings)
+        name = f"edge, openvino {engine.precision}{' (auto)' if precision == 'auto' else ''}"
+        runs[name] = lambda image, audio, engine=engine: engine.run(image[0], audio[0])
+        many.add(name)
+    for name, config in {} if args.only_edge else PEERS.items():
+        runs[name], parameters[name] = peer(config)
+        print(f"{name}: {parameters[name] / 1e6:.1f} M parameters")
+    probes = windows(224, 15_600)
+    series = {name: Series() for name in runs}
+    for number in range(args.rounds + 1):
+        for name, run in runs.items():
+            for _ in range(10 if name in many else 1):
+                image, audio = probes[number % len(probes)]
+                began = time.perf_counter_ns()
+                run(image, audio)
+                if number:  # the first round warms up
+                    series[name].add(time.perf_counter_ns() - began, number)
+    rows = {name: each.summary() for name, each in series.items()}
+    print(table(rows))
+    base = rows["edge, torch eager fp32"]["p50"]
+    compiled = {name: rows[name]["p50"] for name in many if name != "edge, torch eager fp32"}
+    best = min(compiled, key=lambda name: compiled[name])
+    ratios = {f"eager / {name}": round(base / p50, 2) for name, p50 in compiled.items()}
+    passed = base / compiled[best] >= MUST_EAGER
+    for name in PEERS if not args.only_edge else ():
+        ratios[f"{name} / edge eager"] = round(rows[name]["p50"] / base, 2)
+        ratios[f"{name} / {best}"] = round(rows[name]["p50"] / compiled[best], 2)
+    if not args.only_edge:
+        passed &= ratios[f"AVSAC, paper / {best}"] >= MUST_PAPER
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio}x")
+    about = machine.describe() | {"load_before": round(load_before, 2)}
+    result = {"bench": "peers", "passed": passed, "ratios": ratios, "ms": rows, "parameters": parameters}
+    print(json.dumps(result | {"rounds": args.rounds, "machine": about}))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
