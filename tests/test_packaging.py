@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ import tomllib
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULE_OF = {"opencv-python-headless": "cv2", "pyzmq": "zmq", "pillow": "PIL", "cuda-bindings": "cuda"}
+MODULE_OF["tensorrt-rtx-cu13-bindings"] = "tensorrt_rtx_bindings"
 OTHERS = {"gi", "rclpy", "builtin_interfaces", "sensor_msgs", "std_msgs", "vision_msgs"}  # of the system, or of ROS
 OPTIONAL = {"pynvml"}  # used where it happens to be installed
 COMES_ALONG = {"tensorrt": "torch-tensorrt", "onnx_ir": "onnxscript"}
@@ -106,7 +108,7 @@ def names(extra: str | None) -> set[str]:
         if name.startswith("rt-avsac["):
             found |= names(name.removeprefix("rt-avsac[").rstrip("]"))
         else:
-            found.add(name.partition(">")[0])
+            found.add(re.split("[<>=!]", name)[0])
     return found
 
 

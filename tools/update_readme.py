@@ -30,8 +30,8 @@ SAID = {
 
 
 def tracked() -> list[str]:
-    """Every file of the repository, by git; paths relative to its root."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    """Every file that git tracks; paths relative to the root."""
+    command = ["git", "ls-files"]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return sorted(name for name in out.splitlines() if (ROOT / name).is_file())
 
