@@ -69,7 +69,7 @@ def errors_ms(microphone: Microphone, played: np.ndarray, feeder: Feeder, window
         5 * windows
     ):  # a loaded machine feeds late, and the sound server fills in: such windows do not count
         assert microphone.ring.wait_for(end_ns, 10.0)
-        samples, start_ns, _, status = microphone.ring.cut(end_ns, WINDOW)
+        samples, start_ns, _, status = microphone.ring.cut(end_ns, 2400)
         true_ms = true_start_ms(samples, played, feeder)
         if status == "ok" and true_ms is not None:
             errors.append(start_ns / 1e6 - true_ms)
