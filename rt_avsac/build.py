@@ -205,4 +205,16 @@ def calibration_of(request: Request) -> Any:
     return calibration
 
 
-BUILDERS: dict[str, Callable[[Request, Path, Progress], Built]] = {"openvino": for_openvino, "torch": for_torch}
+def for_gpu(request: Request, folder: Path, say: Progress) -> Built:
+    """cuda or tensorrt."""
+    from rt_avsac import build_gpu
+
+    return {"cuda": build_gpu.for_cuda, "tensorrt": build_gpu.for_tensorrt}[request.backend](request, folder, say)
+
+
+BUILDERS: dict[str, Callable[[Request, Path, Progress], Built]] = {
+    "openvino": for_openvino,
+    "torch": for_torch,
+    "cuda": for_gpu,
+    "tensorrt": for_gpu,
+}

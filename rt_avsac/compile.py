@@ -57,9 +57,11 @@ def has_cuda() -> bool:
 
 
 def has_tensorrt() -> bool:
-    # raises RuntimeError without a driver and a bare Exception without TensorRT's libraries
+    """TensorRT itself and cuda-python, both of which can be there and still not load."""
+    from rt_avsac.engines.tensorrt import machine
+
     try:
-        import torch_tensorrt  # noqa: F401
+        machine()
     except Exception:
         return False
     return True

@@ -1,0 +1,135 @@
+"""How engines for NVIDIA GPUs are made: AOTInductor for cuda, the ONNX graph for TensorRT. Not run here: no GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rt_avsac.build import Built, calibration_of
+from rt_avsac.errors import ModelError
+from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
+from rt_avsac.probe import deviation, windows
+
+if TYPE_CHECKING:
+    from rt_avsac.compile import Progress, Request
+    from rt_avsac.model.avsac import Avsac
+
+WORKSPACE_MB = 1024
+TIMING_CACHE = "timing.cache"
+
+
+def typed(net: Avsac, precision: str, device: str) -> Any:
+    """The deployed network on `device`, BatchNorm folded, with the types of `precision` written into its graph."""
+    import torch
+
+    from rt_avsac.half import Half
+    from rt_avsac.model.avsac import Deployed
+    from rt_avsac.quantize import folded
+
+    deployed = Deployed(folded(net)).eval()
+    if precision == "fp32":
+        return deployed.to(device)
+    return Half(deployed, torch.bfloat16 if precision == "bf16" else torch.float16, device).eval().to(device)
+
+
+def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
+    """One AOTInductor package; "auto" is fp16."""
+    from rt_avsac.engines.cuda import ENGINE, import_torch
+    from rt_avsac.export import example
+    from rt_avsac.model.checkpoint import load
+
+    torch = import_torch()
+    precision = "fp16" if request.precision == "auto" else request.precision
+    if precision == "int8":
+        raise ModelError(
+            "precision int8: asked of backend cuda, which has fp32, fp16 and bf16; use tensorrt or openvino"
+        )
+    net, header = load(request.checkpoint)
+    say("compiling kernels, this takes a minute or two")
+    with torch.no_grad():
+        program = torch.export.export(typed(net, precision, "cuda"), example(net.settings.image_size, "cuda"))
+        path = str(folder / ENGINE)
+        torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs={"max_autotune": True})
+    network = torch._inductor.aoti_load_package(path)
+
+    def run(image: np.ndarray, audio: np.ndarray) -> list[np.ndarray]:
+        outputs = network(torch.from_numpy(image).cuda(), torch.from_numpy(audio).cuda())
+        return [output.float().cpu().numpy() for output in outputs]
+
+    probes = windows(net.settings.image_size, NUM_AUDIO_SAMPLES)
+    return Built(precision, header, len(run(*probes[0])), deviation=deviation(net, run, probes))
+
+
+def graph_for_tensorrt(request: Request, precision: str, path: Path) -> tuple[Avsac, dict[str, Any], Any]:
+    """Writes the ONNX graph → network, checkpoint header, calibration or None. Needs no GPU.
+
+    fp32, fp16 and bf16 have their types in the graph, as strongly typed networks ask (TensorRT 10.3 to 11); int8 has
+    Q/DQ, and fp32 where it has none.
+    """
+    import torch
+
+    from rt_avsac.export import example, exported, write_onnx
+    from rt_avsac.model.checkpoint import load
+
+    net, header = load(request.checkpoint)
+    calibration = calibration_of(request) if precision == "int8" else None
+    if calibration is not None:
+        program = exported(net, calibration)
+    else:
+        with torch.no_grad():
+            program = torch.export.export(typed(net, precision, "cpu"), example(net.settings.image_size))
+    write_onnx(program, path)
+    return net, header, calibration
+
+
+def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
+    """ONNX → TensorRT's parser → one strongly typed engine; what it cannot take is an error, nothing falls back.
+
+    "auto" is int8 with a calibration, else fp16.
+    """
+    from rt_avsac.engines.tensorrt import ENGINE, OUTPUTS, TensorRtEngine, import_tensorrt, machine
+
+    trt = import_tensorrt()
+    precision = request.precision
+    if precision == "auto":
+        precision = "int8" if request.calibration else "fp16"
+    say("writing the graph")
+    onnx = folder / "graph.onnx"
+    net, header, calibration = graph_for_tensorrt(request, precision, onnx)
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx.read_bytes()):
+        raise ModelError(f"backend tensorrt: the parser refuses the graph: {parser.get_error(0).desc()}")
+    config = builder.create_builder_config()
+    workspace_mb = int(os.environ.get("RT_AVSAC_WORKSPACE_MB", WORKSPACE_MB))
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    timing = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt-avsac" / TIMING_CACHE
+    cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    say("TensorRT is trying kernels, this takes minutes")
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise ModelError(f"backend tensorrt: {precision} engine not built; a smaller RT_AVSAC_WORKSPACE_MB may help")
+    (folder / ENGINE).write_bytes(bytes(plan))
+    try:
+        timing.parent.mkdir(parents=True, exist_ok=True)
+        timing.write_bytes(bytes(config.get_timing_cache().serialize()))
+    except OSError:
+        pass  # only the next build is slower
+    from rt_avsac.build import manifest_of
+
+    num_outputs = network.num_outputs
+    assert num_outputs <= len(OUTPUTS)
+    built = Built(precision, header, num_outputs, calibration=calibration.summary() if calibration else {})
+    with TensorRtEngine(bytes(plan), manifest_of(request, built, machine()), blocking=False) as engine:
+
+        def run(image: np.ndarray, audio: np.ndarray) -> list[np.ndarray]:
+            return [output[None] for output in engine.run(image[0], audio[0]) if output is not None]
+
+        found = deviation(net, run, windows(net.settings.image_size, NUM_AUDIO_SAMPLES))
+    return Built(precision, header, num_outputs, deviation=found, calibration=built.calibration)

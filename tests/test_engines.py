@@ -1,0 +1,125 @@
+"""What can be known of the GPU backends without a GPU: types in the graph, a builder that takes it, clear refusals."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rt_avsac import cli
+from rt_avsac.build_gpu import graph_for_tensorrt, typed
+from rt_avsac.compile import Request
+from rt_avsac.engines import BACKENDS, Outputs, backend_module
+from rt_avsac.errors import ModelError
+from rt_avsac.model import checkpoint as checkpoints
+from rt_avsac.model.avsac import Deployed
+from rt_avsac.probe import windows
+from tests.tiny_model import make_tiny
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backends_are_modules_that_load_nothing_at_import(backend: str) -> None:
+    module = backend_module(backend)
+    assert callable(module.machine)
+    assert callable(module.open_bundle)
+
+
+def test_an_unknown_backend() -> None:
+    with pytest.raises(ModelError, match="onnx: unknown"):
+        backend_module("onnx")
+
+
+def test_outputs_of_one_two_and_three_arrays() -> None:
+    one = np.zeros((2, 2), np.float32)
+    assert Outputs.of([one]) == (one, None, None)
+    assert Outputs.of([one, one])[2] is None
+    assert len(Outputs.of([one, one, one])) == 3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_typed_networks_say_what_the_plain_one_says(checkpoint: Path, precision: str) -> None:
+    net, _ = checkpoints.load(checkpoint)
+    plain, half = Deployed(net).eval(), typed(net, precision, "cpu")
+    for image, audio in windows(64, 15_600, count=2):
+        inputs = (torch.from_numpy(image), torch.from_numpy(audio))
+        with torch.inference_mode():
+            for wanted, got in zip(plain(*inputs), half(*inputs), strict=True):
+                assert got.dtype == torch.float32
+                assert float((wanted - got).abs().mean()) < (1e-5 if precision == "fp32" else 0.03)
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or platform.system() != "Linux", reason="wheels for Linux x86-64 only"
+)
+def test_a_tensorrt_builder_takes_the_fp16_graph(checkpoint: Path, tmp_path: Path) -> None:
+    """Strongly typed, whole, nothing left over: what the parser cannot map to a layer would be an error here."""
+    import onnx
+    import tensorrt_rtx_bindings as trt
+
+    path = tmp_path / "graph.onnx"
+    graph_for_tensorrt(Request(checkpoint, "tensorrt", "fp16"), "fp16", path)
+    kinds = Counter(item.data_type for item in onnx.load(path).graph.initializer)
+    assert kinds[onnx.TensorProto.FLOAT16] > 80
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(path.read_bytes()), [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    assert [network.get_output(index).name for index in range(3)] == [
+        "sounding",
+        "class_probability",
+        "audio_probability",
+    ]
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    assert builder.build_serialized_network(network, config) is not None
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")
+@pytest.mark.parametrize("backend", ["cuda", "tensorrt"])
+def test_gpu_backends_without_a_gpu_are_one_line(
+    backend: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compile", str(checkpoint), "--backend", backend, "--precision", "fp16", "--out", str(tmp_path / "b")]
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert backend in error
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["cuda", "tensorrt"])
+def test_gpu_backends_on_a_gpu(backend: str, checkpoint: Path, tmp_path: Path) -> None:
+    """The engine says what torch says, twice, and the second run does not disturb what the first gave."""
+    from rt_avsac.compile import build
+    from rt_avsac.config import LiveSettings
+    from rt_avsac.engines import open_engine
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    if backend == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
+        pytest.skip("needs TensorRT")
+    manifest = build(Request(checkpoint, backend, "fp16"), tmp_path / "b", print)
+    assert manifest.deviation["mask_iou"] > 0.9
+    net, _ = checkpoints.load(checkpoint)
+    plain = Deployed(net).eval()
+    with open_engine(tmp_path / "b", LiveSettings()) as engine:
+        probes = windows(64, 15_600, count=2)
+        found = [engine.run(image[0], audio[0]) for image, audio in probes]
+    for (image, audio), outputs in zip(probes, found, strict=True):
+        with torch.inference_mode():
+            wanted = plain(torch.from_numpy(image), torch.from_numpy(audio))[0][0].numpy()
+        assert np.abs(outputs.sounding - wanted).mean() < 0.03
