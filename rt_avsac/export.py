@@ -47,13 +47,16 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
 
     try:
         import onnx
-        from onnxscript import opset18 as op
+        from onnxscript import opset18
     except ImportError as error:
         raise ModelError(f"export to ONNX: {error.name} is not installed; pip install onnx onnxscript") from None
 
+    op: Any = opset18  # its types know no symbolic values
+
     def qdq(x: Any, scale: Any, axis: int, positive: bool) -> Any:
         if axis >= 0:
-            zero = op.ConstantOfShape(op.Shape(scale), value=onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [1], [0]))
+            nothing = onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [1], [0])
+            zero = op.ConstantOfShape(op.Shape(scale), value=nothing)
             return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero, axis=axis), scale, zero, axis=axis)
         zero = op.Constant(value=onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [], [0]))
         step = op.Squeeze(scale)
@@ -62,7 +65,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        table = {torch.ops.rt_avsac.qdq.default: qdq}
+        table: dict[Any, Any] = {torch.ops.rt_avsac.qdq.default: qdq}
         model = torch.onnx.export(
             program,
             dynamo=True,

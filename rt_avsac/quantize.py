@@ -1,4 +1,4 @@
-"""INT8 as one recipe for every backend: a calibration file (ranges per layer) and the network with Q/DQ in its graph."""
+"""INT8, one recipe for all backends: a calibration file (ranges per layer) and the network with Q/DQ in its graph."""
 
 from __future__ import annotations
 
