@@ -1,4 +1,4 @@
-"""Engine bundles: engine files and manifest.json in a folder, built whole or not at all, refused where they do not fit."""
+"""Engine bundles: engine files and manifest.json in a folder, whole or not at all, refused where they do not fit."""
 
 from __future__ import annotations
 
