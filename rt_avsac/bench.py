@@ -153,8 +153,6 @@ def measure(
 
 
 def write(out: Path, result: dict[str, Any], flat: dict[str, Measured]) -> None:
-    from rt_avsac.bench_chart import draw
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         temporary = out / f".{os.getpid()}.bench.json"
@@ -166,6 +164,13 @@ def write(out: Path, result: dict[str, Any], flat: dict[str, Measured]) -> None:
     title = (
         f"{about['cpu']} {about['gpu']}, {about['cpus']} cores, load {about['load_before']}, commit {about['commit']}"
     )
+    try:
+        import matplotlib  # noqa: F401
+
+        from rt_avsac.bench_chart import draw
+    except ImportError:
+        print(f"\n{out / 'bench.json'}; no picture: pip install matplotlib")
+        return
     draw({name: measured.stages["total"] for name, measured in flat.items()}, title, out / "bench.png")
     print(f"\n{out / 'bench.json'}, {out / 'bench.png'}")
 

@@ -14,7 +14,7 @@ import rt_avsac
 from rt_avsac.bundle import Machine, Manifest, sha256
 from rt_avsac.errors import ModelError
 from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
-from rt_avsac.probe import deviation, time_runs, windows
+from rt_avsac.probe import demo_windows, deviation, time_runs, windows
 
 if TYPE_CHECKING:
     from rt_avsac.compile import Progress, Request
@@ -94,7 +94,7 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
         precision = "int8"
     say("converting the network")
     model = convert(net, calibration)
-    probes = windows(net.settings.image_size, NUM_AUDIO_SAMPLES)
+    probe = windows(net.settings.image_size, NUM_AUDIO_SAMPLES, count=1)[0]
     say("measuring on this processor")
     # what is not int8 runs in one of these; bf16 only where the processor has it, and only if it is faster
     hints = {"fp32": ["f32"], "bf16": ["bf16"], "fp16": ["f16"]}.get(precision)
@@ -102,7 +102,7 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
         hints = ["f32", *(["bf16"] if "BF16" in able else []), *(["f16"] if "FP16" in able else [])]
     compiled = {hint: compile_model(core, model, hint, request.num_threads) for hint in hints}
     runs = {hint: infer_function(item) for hint, item in compiled.items()}
-    measured = time_runs(runs, probes[0])
+    measured = time_runs(runs, probe)
     hint = min(measured, key=lambda key: measured[key])
     if precision == "auto":
         precision = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}[hint]
@@ -112,7 +112,7 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
         header,
         len(model.outputs),
         options={"hint": hint},
-        deviation=deviation(net, runs[hint], probes),
+        deviation=deviation(net, runs[hint], demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES)),
         measured_ms=measured,
         calibration=calibration.summary() if calibration else {},
     )

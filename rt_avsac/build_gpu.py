@@ -11,7 +11,7 @@ import numpy as np
 from rt_avsac.build import Built, calibration_of
 from rt_avsac.errors import ModelError
 from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
-from rt_avsac.probe import deviation, windows
+from rt_avsac.probe import demo_windows, deviation
 
 if TYPE_CHECKING:
     from rt_avsac.compile import Progress, Request
@@ -59,7 +59,7 @@ def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
         outputs = network(torch.from_numpy(image).cuda(), torch.from_numpy(audio).cuda())
         return [output.float().cpu().numpy() for output in outputs]
 
-    probes = windows(net.settings.image_size, NUM_AUDIO_SAMPLES)
+    probes = demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES)
     return Built(precision, header, len(run(*probes[0])), deviation=deviation(net, run, probes))
 
 
@@ -131,5 +131,5 @@ def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
         def run(image: np.ndarray, audio: np.ndarray) -> list[np.ndarray]:
             return [output[None] for output in engine.run(image[0], audio[0]) if output is not None]
 
-        found = deviation(net, run, windows(net.settings.image_size, NUM_AUDIO_SAMPLES))
+        found = deviation(net, run, demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES))
     return Built(precision, header, num_outputs, deviation=found, calibration=built.calibration)

@@ -1,4 +1,4 @@
-"""A few made-up windows, and how a compiled network differs from torch fp32 on them and how fast it is."""
+"""A few windows, and how a compiled network differs from torch fp32 on them and how fast it is."""
 
 from __future__ import annotations
 
@@ -30,6 +30,30 @@ def windows(image_size: int, num_samples: int, count: int = 4, seed: int = 0) ->
         audio = 0.2 * tone + 0.02 * random.standard_normal(num_samples)
         made.append((image[None], audio[None].astype(np.float32)))
     return made
+
+
+def demo_windows(image_size: int, num_samples: int, count: int = 6, every: int = 30) -> list[Window]:
+    """One window a second of the demo clip that can be heard; made-up ones where the clip cannot be played."""
+    from rt_avsac.config import LiveSettings
+    from rt_avsac.errors import UserError
+    from rt_avsac.infer import fit_audio, rms_dbfs
+    from rt_avsac.scale import scale
+    from rt_avsac.sources import open_sources
+
+    settings = LiveSettings(camera="demo", realtime=False)
+    found: list[Window] = []
+    try:
+        with open_sources(settings) as sources:
+            while len(found) < count and not sources.ended:
+                window = sources.next(1.0)
+                if window is None or window.frame.index % every != every - 1:
+                    continue
+                if rms_dbfs(window.audio) >= settings.silence_dbfs:
+                    audio = np.ascontiguousarray(fit_audio(window.audio, num_samples))
+                    found.append((scale(window.frame.image, image_size)[None], audio[None]))
+    except (ImportError, UserError):
+        pass
+    return found or windows(image_size, num_samples, count)
 
 
 def deviation(net: Avsac, run: Run, probes: list[Window]) -> dict[str, float]:
