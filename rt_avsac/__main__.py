@@ -1,7 +1,5 @@
 """`python -m rt_avsac` = `rt-avsac`."""
 
-import sys
+from rt_avsac.cli import program
 
-from rt_avsac.cli import main
-
-sys.exit(main())
+program()

@@ -6,8 +6,10 @@ import argparse
 import difflib
 import importlib
 import io
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -254,6 +256,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
+def program() -> NoReturn:
+    """`main` as a program of its own, whose end waits for no thread that hangs in a camera's driver."""
+    code = main()
+    if any(thread.name.endswith(" reading") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # such a thread may wake up inside the driver while the interpreter is taken down
+    sys.exit(code)
+
+
 def explain(error: Exception) -> tuple[str, int]:
     """One line and the exit code."""
     if isinstance(error, UserError):
@@ -264,4 +276,4 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
