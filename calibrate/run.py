@@ -152,6 +152,8 @@ def run(args: argparse.Namespace) -> int:
             "verdict": costs or "within",
         }
         code = 1 if costs else 0
+        calibration.measured["verdict"] = "over" if costs else "within"  # "auto" takes int8 only where it is within
+        write_json(path, dataclasses.asdict(calibration))
     write_json(out / "report.json", report)
     print(json.dumps({key: value for key, value in report.items() if key != "alone"}))
     return code

@@ -89,9 +89,11 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
             )
     net, header = load(request.checkpoint)
     precision, calibration = request.precision, None
-    if precision == "int8" or (precision == "auto" and request.calibration):
+    if precision == "int8":
         calibration = calibration_of(request)
-        precision = "int8"
+    elif precision == "auto" and "BF16" not in able:  # where there is bf16, int8 gains little and costs more
+        calibration = approved_calibration(request, say)
+        precision = "int8" if calibration else "auto"
     say("converting the network")
     model = convert(net, calibration)
     probe = windows(net.settings.image_size, NUM_AUDIO_SAMPLES, count=1)[0]
@@ -202,6 +204,21 @@ def calibration_of(request: Request) -> Any:
             f"calibration {request.calibration}: made for checkpoint {calibration.checkpoint_sha256[:12]}, "
             f"this is {found[:12]}; calibrate again"
         )
+    return calibration
+
+
+def approved_calibration(request: Request, say: Progress) -> Any | None:
+    """The calibration beside the checkpoint, if it was made for it and its comparison was within the budget."""
+    if not request.calibration:
+        return None
+    try:
+        calibration = calibration_of(request)
+    except ModelError as error:
+        say(f"int8 is left out: {error}")
+        return None
+    if calibration.measured.get("verdict") != "within":
+        say("int8 is left out: its calibration was not compared, or was over the budget")
+        return None
     return calibration
 
 

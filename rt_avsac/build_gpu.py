@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rt_avsac.build import Built, calibration_of
+from rt_avsac.build import Built, approved_calibration, calibration_of
 from rt_avsac.errors import ModelError
 from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
 from rt_avsac.probe import demo_windows, deviation
@@ -95,7 +95,7 @@ def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
     trt = import_tensorrt()
     precision = request.precision
     if precision == "auto":
-        precision = "int8" if request.calibration else "fp16"
+        precision = "int8" if approved_calibration(request, say) else "fp16"
     say("writing the graph")
     onnx = folder / "graph.onnx"
     net, header, calibration = graph_for_tensorrt(request, precision, onnx)

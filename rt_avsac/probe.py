@@ -67,7 +67,7 @@ def deviation(net: Avsac, run: Run, probes: list[Window]) -> dict[str, float]:
     both = either = 0
     for image, audio in probes:
         with torch.inference_mode():
-            wanted = reference(torch.from_numpy(image), torch.from_numpy(audio))[0].numpy()
+            wanted = reference(torch.tensor(image), torch.tensor(audio))[0].numpy()
         got = run(image, audio)[0]
         noise += float(np.square(got - wanted, dtype=np.float64).sum())
         power += float(np.square(wanted, dtype=np.float64).sum())

@@ -197,3 +197,29 @@ def test_backend_choice() -> None:
 def test_a_gpu_that_is_not_there() -> None:
     with pytest.raises(ModelError, match="sees no GPU"):
         choose_backend("cuda", "auto")
+
+
+def test_auto_takes_int8_only_with_an_approved_calibration_of_this_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    import dataclasses
+    import json
+
+    from rt_avsac.build import approved_calibration
+    from rt_avsac.quantize import Calibration, Range
+
+    path = tmp_path / "c.json"
+
+    def approved(said: list[str], **changes: Any) -> bool:
+        made = Calibration(
+            bundle.sha256(checkpoint), "minmax", {"head": Range(1.0, False)}, [], [], {"verdict": "within"}
+        )
+        path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(made, **changes))))
+        return approved_calibration(Request(checkpoint, "openvino", "auto", str(path)), said.append) is not None
+
+    said: list[str] = []
+    assert approved(said)
+    assert said == []
+    assert not approved(said, measured={"verdict": "over"})
+    assert not approved(said, measured={})
+    assert not approved(said, checkpoint_sha256="0" * 64)
+    assert len(said) == 3
+    assert approved_calibration(Request(checkpoint, "openvino", "auto", ""), said.append) is None
