@@ -85,4 +85,8 @@ def test_what_is_shipped_is_small_and_names_no_folder(data: Path, tmp_path: Path
     with torch.no_grad():
         first, second = (each(picture, sound).sounding_logit for each in (before, net))
     torch.testing.assert_close(first, second, rtol=0.02, atol=0.02)
+    assert ship([str(source), str(target), "--margin", "0.5"]) == 0
+    with torch.no_grad():
+        third = checkpoint.load(target)[0](picture, sound).sounding_logit
+    torch.testing.assert_close(third, second - 0.5, rtol=0.02, atol=0.02)
     assert ship([str(tmp_path / "nothing"), str(target)]) == 2
