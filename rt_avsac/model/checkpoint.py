@@ -32,6 +32,7 @@ def save(path: str | Path, net: Avsac, classes: list[str], extra: dict[str, Any]
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
         save_file(state, temporary, {METADATA_KEY: json.dumps(header)})
+        os.chmod(temporary, 0o644)  # safetensors lets nobody else read it
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
