@@ -92,7 +92,7 @@ def test_links_and_named_paths_are_there() -> None:
             assert target[1:] in headings, target
         elif "://" not in target:
             assert (ROOT / target).exists(), target
-    for path in re.findall(r"\b(?:benchmarks|tests|configs|examples|tools|rt_avsac)/[\w./]*\w", README):
+    for path in re.findall(r"\b(?:benchmarks|tests|configs|examples|tools|rt_avsac)/[\w./-]*\w", README):
         assert (ROOT / path).exists(), path
 
 
