@@ -145,7 +145,7 @@ def test_what_is_imported_is_in_an_extra(folder: str, extras: tuple[str, ...]) -
 
 def test_the_script_is_installed() -> None:
     scripts = metadata.entry_points(group="console_scripts")
-    assert PROJECT["scripts"] == {"rt-avsac": "rt_avsac.cli:main"}
+    assert PROJECT["scripts"] == {"rt-avsac": "rt_avsac.cli:program"}
     for script in scripts:
         if script.name == "rt-avsac":
             assert script.value == "rt_avsac.cli:main"
