@@ -131,8 +131,17 @@ def camera_rate(engines: dict[str, LiveSettings], num: int, fps: float, say: Say
     for number in range(ROUNDS):
         for name, settings in engines.items():
             say(f"camera's rate: {name}, stretch {number + 1} of {ROUNDS}")
-            stretch(found[name], settings, num / ROUNDS / fps + SETTLE / fps)
+            stretch(found[name], settings, silent_s() + num / ROUNDS / fps + SETTLE / fps)
     return found
+
+
+def silent_s() -> float:
+    """How long the demo is silent at first: seconds in which the network has nothing to do."""
+    from rt_avsac import demo
+
+    truth = demo.truth()
+    first = next(index for index, names in enumerate(truth.sounding) if names)
+    return float(truth.time_ns[first] - truth.time_ns[0]) / 1e9
 
 
 def stretch(measured: Measured, settings: LiveSettings, seconds: float) -> None:

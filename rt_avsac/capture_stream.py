@@ -20,6 +20,7 @@ from rt_avsac.sync import SAMPLE_RATE_HZ, AudioRing
 
 SECOND_NS = 1_000_000_000
 OPEN_TIMEOUT_S = 5.0
+NO_BUFFER = {"fflags": "nobuffer"}  # forget what was read to recognise a live stream; of a file it is the beginning
 READ_MARGIN_S = 0.3  # a read gives up so long after the watchdog did
 MAX_STAMP_AGE_NS = 2_000_000_000
 MAX_DRIFT_NS = 20_000_000  # sound whose stamps leave the count of its samples by this much begins a new run
@@ -28,7 +29,6 @@ DRAINED_NS = 1_000_000  # a read that waited so long found nothing queued: we ke
 MAX_QUEUED_NS = 1_000_000_000  # never drained for so long: we are too slow, and skip to the newest
 OPTIONS = {
     "rtsp_transport": "tcp",
-    "fflags": "nobuffer",
     "flags": "low_delay",
     "analyzeduration": "1000000",
     "probesize": "500000",
@@ -80,7 +80,7 @@ def _opened(settings: LiveSettings) -> Any:
     try:
         return av.open(
             settings.camera,
-            options=OPTIONS,
+            options=OPTIONS if settings.camera.lower().startswith("http") else OPTIONS | NO_BUFFER,
             timeout=(OPEN_TIMEOUT_S, _read_timeout_s(settings)),
             metadata_errors="ignore",
         )

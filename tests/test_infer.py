@@ -96,8 +96,9 @@ def test_audio_ends_at_the_frame_whatever_its_length() -> None:
     assert fit_audio(np.zeros(0, np.float32), 5).tolist() == [0.0] * 5
 
 
-def test_a_real_network_through_the_cache(tmp_path: Path) -> None:
+def test_a_real_network_through_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """First use compiles and says so, the second finds it; the picture and the sound both matter."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     checkpoint = make_tiny(tmp_path / "tiny.safetensors")
     settings = LiveSettings(model=str(checkpoint), backend="torch")
     said: list[str] = []

@@ -148,4 +148,4 @@ def test_the_script_is_installed() -> None:
     assert PROJECT["scripts"] == {"rt-avsac": "rt_avsac.cli:program"}
     for script in scripts:
         if script.name == "rt-avsac":
-            assert script.value == "rt_avsac.cli:main"
+            assert script.value == "rt_avsac.cli:program"
