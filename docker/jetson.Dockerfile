@@ -4,7 +4,7 @@
 #     docker build -f docker/jetson.Dockerfile --build-arg BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0 -t rt-avsac .
 #   JetPack 7 (Orin and Thor: Python 3.12, CUDA 13, TensorRT 10.16): give its image as BASE.
 #   docker run --rm -it --runtime nvidia --network host --device /dev/video0 --device /dev/snd \
-#     -v rt-avsac-cache:/root/.cache rt-avsac live --camera 0 --mic default --backend tensorrt
+#     -v rt-avsac-cache:/cache rt-avsac live --camera 0 --mic default --backend tensorrt
 #
 # The engine is built on the device at the first start (minutes) and kept in the cache volume.
 ARG BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
@@ -16,14 +16,14 @@ RUN apt-get update && apt-get install -y --no-install-recommends \
 
 # --system-site-packages: TensorRT's Python module and an OpenCV with GStreamer (CSI cameras) come from JetPack
 RUN python3 -m venv --system-site-packages /opt/rt-avsac
-ENV PATH=/opt/rt-avsac/bin:$PATH
+ENV PATH=/opt/rt-avsac/bin:$PATH XDG_CACHE_HOME=/cache
 
 COPY . /src
 # torch (the CPU build is enough: it only writes the graph), and cuda-python of JetPack's CUDA; no OpenCV wheel,
 # which would hide the system's
 ARG CUDA_BINDINGS="cuda-bindings>=12.6,<13"
 RUN pip install --no-cache-dir "/src" "${CUDA_BINDINGS}" \
-        "av>=14" "safetensors>=0.5" "sounddevice>=0.5" "soxr>=0.5" "torch>=2.11,<2.14" "onnx>=1.17" "onnxscript>=0.5" \
+        "av>=14" "safetensors>=0.5" "sounddevice>=0.5" "torch>=2.11,<2.14" "onnx>=1.17" "onnxscript>=0.5" \
         "tomli>=2; python_version < '3.11'" \
     && rm -rf /src
 

@@ -18,7 +18,7 @@ from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Outputs, open_engine
 from rt_avsac.flow import Window
 from rt_avsac.infer import fit_audio, rms_dbfs
-from rt_avsac.model_path import find, shipped
+from rt_avsac.model_path import find
 from rt_avsac.scale import scale
 
 GOLDEN = Path(__file__).parent / "golden" / "demo.npz"
@@ -31,8 +31,6 @@ TOLERANCES = {
     ("openvino", "bf16"): (0.93, 2e-2),
     ("openvino", "int8"): (0.85, 4e-2),
 }
-
-pytestmark = pytest.mark.skipif(MODEL not in shipped(), reason="a tree without weights")
 
 
 def golden_windows() -> list[Window]:
