@@ -166,13 +166,13 @@ def qdq_extension() -> Any:
         x = node.get_input(0)
         scale = np.asarray(node.get_values_from_const_input(1), np.float32)
         if axis >= 0:
-            scale = scale.reshape(
-                [-1 if index == axis else 1 for index in range(x.get_partial_shape().rank.get_length())]
-            )
-        else:
-            scale = scale.reshape(())
-        low, high = scale * (0 if positive else -LEVELS), scale * LEVELS
-        levels = 2 * LEVELS + 1
+            rank = x.get_partial_shape().rank.get_length()
+            scale = scale.reshape([-1 if index == axis else 1 for index in range(rank)])
+            steps = -LEVELS, LEVELS
+        else:  # all 256 steps: with 255, OpenVINO's zero point falls between two of them, an error of half a step
+            scale = scale.reshape(()) / (2 if positive else 1)
+            steps = (0, 2 * LEVELS + 1) if positive else (-LEVELS - 1, LEVELS)
+        low, high, levels = scale * steps[0], scale * steps[1], steps[1] - steps[0] + 1
         return ops.fake_quantize(x, low, high, low, high, levels).outputs()
 
     return ConversionExtension("rt_avsac::qdq", translate)

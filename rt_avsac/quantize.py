@@ -17,7 +17,7 @@ from rt_avsac.errors import ModelError
 from rt_avsac.model.avsac import Avsac, Deployed
 
 FORMAT = 1
-LEVELS = 127  # symmetric: -127 … 127, what TensorRT computes with
+LEVELS = 127  # steps up to the largest magnitude, zero at 0: weights -127 … 127, activations -128 … 127
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ def qdq(x: Tensor, scale: Tensor, axis: int, positive: bool) -> Tensor:
     if axis >= 0:
         zeros = torch.zeros(scale.numel(), dtype=torch.int32, device=scale.device)
         return torch.fake_quantize_per_channel_affine(x, scale, zeros, axis, -LEVELS, LEVELS)
-    steps = 2 if positive else 1
-    lowest = 0 if positive else -LEVELS
     zero = torch.zeros(1, dtype=torch.int32, device=scale.device)
-    return torch.fake_quantize_per_tensor_affine(x, scale / steps, zero, lowest, LEVELS * steps)
+    if positive:
+        return torch.fake_quantize_per_tensor_affine(x, scale / 2, zero, 0, 2 * LEVELS + 1)
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero, -LEVELS - 1, LEVELS)
 
 
 @qdq.register_fake

@@ -61,11 +61,20 @@ def mixtures(
         for _ in range(1 if kind < 0.6 else 2 if kind < 0.93 else 3):
             which = int(rng.integers(len(pool)))
             gain = from_db(rng.uniform(-settings.gain_db, settings.gain_db) - 20.0)
-            window = np.roll(pool[which], int(rng.integers(pool.shape[1])))
+            window = vary(rng, pool[which])
             audio[row] += window * np.float32(gain / max(float(np.sqrt(np.mean(window**2))), 1e-6))
             flags[row] = torch.maximum(flags[row], heard[which])
         audio[row] = set_level(audio[row], between(rng, settings.level_dbfs))
     return torch.from_numpy(audio), flags
+
+
+def vary(rng: np.random.Generator, window: Samples) -> Samples:
+    """The window (float32 [n]) as another microphone might have heard it: moved in time, up to 18 % faster or slower,
+    with more or less treble."""
+    num, rate, treble = len(window), rng.uniform(0.85, 1.18), rng.uniform(-0.7, 0.7)
+    position = (np.arange(num) * rate + rng.uniform(0.0, num)) % num
+    moved = np.interp(position, np.arange(num), window, period=num).astype(np.float32)
+    return moved + np.float32(treble) * np.roll(moved, 1)
 
 
 class Listener(nn.Module):
@@ -139,8 +148,9 @@ def train(run: RunSettings) -> None:
                 f"step {step + 1}/{num_steps}  loss {loss.item():.3f}  left {span(left_s)}", file=sys.stderr, flush=True
             )
         if (step + 1) % max(num_steps // 10, 1) == 0 or step + 1 == num_steps:
-            measures = judge(net, torch.from_numpy(check_audio), check_heard.numpy() > 0)
-            text = "  ".join(f"{name} {value:.3f}" for name, value in measures.items())
+            known = judge(net, torch.from_numpy(pool[:NUM_CHECKS]), heard[:NUM_CHECKS].numpy() > 0)
+            new = judge(net, torch.from_numpy(check_audio), check_heard.numpy() > 0)
+            text = "  ".join(f"{name} {value:.3f} (training {known[name]:.3f})" for name, value in new.items())
             say(f"validation {step + 1}  {text}")
             temporary = out / "encoder.tmp"
             save_file(net.encoder.state_dict(), temporary)

@@ -26,12 +26,12 @@ VALIDATION_SEED = 20_26
 
 
 def make_net(run: RunSettings) -> Avsac:
-    """The network of the settings with the pretrained weights they name."""
+    """The network of the settings, from `start_from` if given; backbone_weights and audio_weights replace its own."""
     torch.manual_seed(run.train.seed)
     net = Avsac(run.model)
-    load_pretrained(net, run.train.backbone_weights, run.train.audio_weights)
     if run.train.start_from:
         start_from(net, run)
+    load_pretrained(net, run.train.backbone_weights, run.train.audio_weights)
     return net
 
 
