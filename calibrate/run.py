@@ -24,7 +24,7 @@ from calibrate.ranges import Method, observe, ranges_of
 from calibrate.samples import Sample, collect
 from calibrate.sensitivity import Sweep, mask_iou, sounding, sweep
 from rt_avsac.bundle import read
-from rt_avsac.cli import Parser, explain
+from rt_avsac.cli import Parser, guarded
 from rt_avsac.errors import DiskError, ModelError, UserError
 from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Calibration, Range, quantized
@@ -112,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(f"calibrate {time.monotonic() - started:5.0f} s: {text}", file=sys.stderr, flush=True)
 
+    if args.probes < 1 or args.eval_num < 1:
+        raise UserError("calibration: --probes and --eval-num must be at least 1")
     checkpoint = find(args.checkpoint)
     if checkpoint.is_dir():
         raise ModelError(f"calibrate {args.checkpoint}: asked a checkpoint, got an engine bundle")
@@ -187,19 +189,4 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        args = parser().parse(words)
-        if args.probes < 1 or args.eval_num < 1:
-            raise UserError("calibration: --probes and --eval-num must be at least 1")
-        return run(args)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if {"-v", "--verbose"} & set(words):
-            import traceback
-
-            traceback.print_exc()
-        text, code = explain(error)
-        print(f"python -m calibrate: {' '.join(text.split())}", file=sys.stderr)
-        return code
+    return guarded("python -m calibrate", argv, lambda words: run(parser().parse(words)))

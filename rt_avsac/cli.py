@@ -232,18 +232,27 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Every error a user can meet is one line on stderr."""
+    return guarded("rt-avsac", argv, run_command)
+
+
+def run_command(words: Sequence[str]) -> int:
+    parser = make_parser()
+    args = parser.parse(words)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    module = importlib.import_module(f"rt_avsac.{args.module}")
+    return int(module.main(args))
+
+
+def guarded(program: str, argv: Sequence[str] | None, run: Callable[[Sequence[str]], int]) -> int:
+    """`run(words)`; an error is one line that begins with `program`, after its traceback with -v, and its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our dashes and arrows still gets its line
     try:
-        parser = make_parser()
-        args = parser.parse(words)
-        if args.command is None:
-            parser.print_help()
-            return 2
-        module = importlib.import_module(f"rt_avsac.{args.module}")
-        return int(module.main(args))
+        return run(words)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -252,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         text, code = explain(error)
-        print(f"rt-avsac: {' '.join(text.split())}", file=sys.stderr)
+        print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
         return code
 
 

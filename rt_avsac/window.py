@@ -13,6 +13,7 @@ from rt_avsac.errors import UserError
 from rt_avsac.screen import Screen, Shown, overlay
 
 QUIT_KEYS = (27, ord("q"))
+FIRST_SIZE = 960, 760
 
 
 def why_not() -> str:
@@ -43,6 +44,7 @@ class Window:
 
         try:
             cv2.namedWindow(self.title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.resizeWindow(self.title, *FIRST_SIZE)
         except cv2.error as error:
             raise UserError(f"window: cannot be opened: {error.err}; --no-window serves a page instead") from None
         return self

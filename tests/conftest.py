@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pulse import Pulse
+
 
 @pytest.fixture(scope="session", autouse=True)
 def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -20,6 +22,18 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture
+def pulse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulse]:
+    server = Pulse()
+    for key, value in server.environment.items():
+        monkeypatch.setenv(key, value)
+    try:
+        server.start("vfifo")
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -13,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.child import Child
+
 FIFO_RATE_HZ = 16_000
 
 
-class Pulse:
+class Pulse(Child):
     """A sound server of our own with two sources: `vspk.monitor` (what is played) and `vfifo` (what `feed` writes).
 
     `start` may be called again after `kill`. The caller puts `environment` into os.environ.
@@ -35,7 +36,6 @@ class Pulse:
         # PortAudio speaks ALSA: its default device is the sound server, as on a desktop
         asoundrc = "pcm.!default { type pulse hint { show on description pulse } }\nctl.!default { type pulse }\n"
         (self.folder / ".asoundrc").write_text(asoundrc)
-        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, default_source: str = "vspk.monitor") -> None:
         if shutil.which("pulseaudio") is None:
@@ -68,20 +68,6 @@ class Pulse:
         command = ["pactl", *arguments]
         quiet = subprocess.DEVNULL
         return subprocess.run(command, env={**os.environ, **self.environment}, stdout=quiet, stderr=quiet).returncode
-
-    def freeze(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
 
     def close(self) -> None:
         self.kill()

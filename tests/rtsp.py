@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
 from pathlib import Path
+
+from tests.child import Child
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings come from the system's packages
 PACKAGES = (
@@ -20,13 +21,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class RtspServer:
+class RtspServer(Child):
     """Serves `file` (h264 + aac in mp4), or a moving ball without sound; a context manager; may be started again."""
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
         self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -47,19 +47,3 @@ class RtspServer:
         if self.process.stdout.readline() != b"ready\n":
             self.kill()
             raise RuntimeError(f"the RTSP server does not start; tests need: apt-get install {PACKAGES}")
-
-    def freeze(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
-            self.process = None

@@ -146,7 +146,10 @@ def test_one_graph_for_torch_openvino_and_the_exports(calibrated: tuple[Path, Pa
             assert np.abs(wanted - exact).max() > 1e-6  # it is rounded
             np.testing.assert_allclose(loaded, wanted, atol=1e-5)
             # int8 kernels add up in another order: one step here or there. ONNX has no steps of half the size
-            for got, limit in ((engine.run(image[0], audio[0]).sounding, 0.04), (from_onnx([image, audio])[0][0], 0.06)):
+            for got, limit in (
+                (engine.run(image[0], audio[0]).sounding, 0.04),
+                (from_onnx([image, audio])[0][0], 0.06),
+            ):
                 assert np.abs(got - wanted).mean() < limit
                 assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.9
 

@@ -19,6 +19,7 @@ import pytest
 from rt_avsac import capture_device
 from rt_avsac.camera import Camera
 from rt_avsac.capture_device import stamp
+from rt_avsac.capture_stream import stream_shots
 from rt_avsac.config import LiveSettings
 from rt_avsac.errors import SourceError
 from rt_avsac.flash_beep import pair
@@ -136,6 +137,24 @@ def test_the_sound_of_a_stream_is_on_the_clock_of_its_picture(tmp_path: Path) ->
                 break
     assert len(offsets) >= 3
     assert abs(np.median(offsets)) <= 5.0
+
+
+def test_a_slow_reader_of_a_live_stream_skips_to_its_newest_pictures() -> None:
+    dropped: list[str] = []
+    stop, ages_s, num_before = threading.Event(), [], 0
+    with RtspServer() as server:
+        shots = stream_shots(replace(QUICK, camera=server.url), stop, None, dropped.append)
+        for shot in shots:
+            ages_s.append((time.monotonic_ns() - shot.time_ns) / 1e9)
+            if dropped or len(ages_s) == 100:
+                break
+            num_before = len(ages_s)
+            stop.wait(0.08)  # what a network that is too slow would take
+        shots.close()
+    assert set(dropped) == {"packet_behind"}
+    assert num_before >= 8, "it skips only when it has been behind for a second"
+    assert ages_s[num_before - 1] > 0.4
+    assert ages_s[num_before] < ages_s[num_before - 1] / 2
 
 
 @pytest.mark.parametrize("container", ["ts", "mp4"])

@@ -6,25 +6,12 @@ import json
 import os
 import time
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rt_avsac import cli, devices, v4l2
 from tests.pulse import Pulse
-
-
-@pytest.fixture
-def pulse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulse]:
-    server = Pulse()
-    for key, value in server.environment.items():
-        monkeypatch.setenv(key, value)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
 
 
 def test_microphones_are_listed_with_their_rates(pulse: Pulse, capsys: pytest.CaptureFixture[str]) -> None:

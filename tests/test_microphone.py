@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,18 +17,6 @@ from tests.waiting import until
 
 WINDOW = 15_600
 QUICK = LiveSettings(mic="default", reopen_min_s=0.05, reopen_max_s=0.2)
-
-
-@pytest.fixture
-def pulse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulse]:
-    server = Pulse()
-    for key, value in server.environment.items():
-        monkeypatch.setenv(key, value)
-    try:
-        server.start("vfifo")
-        yield server
-    finally:
-        server.close()
 
 
 def noise(seconds: float) -> np.ndarray:

@@ -30,18 +30,6 @@ def camera() -> Iterator[MjpegServer]:
         yield running
 
 
-@pytest.fixture
-def pulse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulse]:
-    server = Pulse()
-    for key, value in server.environment.items():
-        monkeypatch.setenv(key, value)
-    try:
-        server.start("vfifo")
-        yield server
-    finally:
-        server.close()
-
-
 def live(camera: MjpegServer, **changes: object) -> LiveSettings:
     return replace(LiveSettings(camera=camera.url, mic="default", reopen_min_s=0.05, reopen_max_s=0.2), **changes)
 

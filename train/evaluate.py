@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_avsac.cli import Parser, explain
+from rt_avsac.cli import Parser, guarded
 from rt_avsac.errors import UserError
 from rt_avsac.infer import fit_audio
 from rt_avsac.scale import scale
@@ -194,19 +194,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return run(parser().parse(words))
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if {"-v", "--verbose"} & set(words):
-            import traceback
-
-            traceback.print_exc()
-        text, code = explain(error)
-        print(f"python -m train.evaluate: {' '.join(text.split())}", file=sys.stderr)
-        return code
+    return guarded("python -m train.evaluate", argv, lambda words: run(parser().parse(words)))
 
 
 if __name__ == "__main__":
