@@ -170,7 +170,7 @@ def qdq_extension() -> Any:
             scale = scale.reshape([-1 if index == axis else 1 for index in range(rank)])
             steps = -LEVELS, LEVELS
         else:  # all 256 steps: with 255, OpenVINO's zero point falls between two of them, an error of half a step
-            scale = scale.reshape(()) / (2 if positive else 1)
+            scale = scale.reshape(()) * np.float32(0.5 if positive else 1.0)
             steps = (0, 2 * LEVELS + 1) if positive else (-LEVELS - 1, LEVELS)
         low, high, levels = scale * steps[0], scale * steps[1], steps[1] - steps[0] + 1
         return ops.fake_quantize(x, low, high, low, high, levels).outputs()

@@ -85,6 +85,24 @@ def graph_for_tensorrt(request: Request, precision: str, path: Path) -> tuple[Av
     return net, header, calibration
 
 
+def dla_core(trt: Any, builder: Any, precision: str) -> int | None:
+    """The DLA core that RT_AVSAC_DLA asks for; ModelError where there is none, or where it cannot compute this.
+
+    A DLA takes neither strongly typed networks nor Q/DQ, so it gets fp16, as TensorRT 8.6 to 10 (JetPack 6) build it.
+    """
+    asked = os.environ.get("RT_AVSAC_DLA", "")
+    if not asked:
+        return None
+    if not asked.isdigit() or int(asked) >= builder.num_DLA_cores:
+        raise ModelError(f"RT_AVSAC_DLA: asked core {asked}, this device has {builder.num_DLA_cores}; leave it unset")
+    if precision != "fp16" or not hasattr(trt.BuilderFlag, "FP16"):
+        raise ModelError(
+            f"RT_AVSAC_DLA: asked precision {precision} with TensorRT {trt.__version__}; a DLA is used with fp16 and "
+            "TensorRT 8.6 to 10"
+        )
+    return int(asked)
+
+
 def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
     """ONNX → TensorRT's parser → one strongly typed engine; what it cannot take is an error, nothing falls back.
 
@@ -101,13 +119,20 @@ def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
     net, header, calibration = graph_for_tensorrt(request, precision, onnx)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    dla = dla_core(trt, builder, precision)
+    typing = 0 if dla is not None else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(typing)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx.read_bytes()):
         raise ModelError(f"backend tensorrt: the parser refuses the graph: {parser.get_error(0).desc()}")
     config = builder.create_builder_config()
     workspace_mb = int(os.environ.get("RT_AVSAC_WORKSPACE_MB", WORKSPACE_MB))
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    if dla is not None:
+        config.default_device_type, config.DLA_core = trt.DeviceType.DLA, dla
+        config.set_flag(trt.BuilderFlag.FP16)
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)  # attention stays on the GPU
+        say(f"convolutions go to DLA core {dla}")
     timing = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt-avsac" / TIMING_CACHE
     cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
     config.set_timing_cache(cache, ignore_mismatch=False)

@@ -7,13 +7,14 @@ import os
 import platform
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from rt_avsac import cli
-from rt_avsac.build_gpu import graph_for_tensorrt, typed
+from rt_avsac.build_gpu import dla_core, graph_for_tensorrt, typed
 from rt_avsac.compile import Request
 from rt_avsac.engines import BACKENDS, Outputs, backend_module
 from rt_avsac.errors import ModelError
@@ -85,6 +86,21 @@ def test_a_tensorrt_builder_takes_the_fp16_graph(checkpoint: Path, tmp_path: Pat
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
     assert builder.build_serialized_network(network, config) is not None
+
+
+def test_a_dla_is_used_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    orin, desktop = SimpleNamespace(num_DLA_cores=2), SimpleNamespace(num_DLA_cores=0)
+    ten, eleven = SimpleNamespace(FP16=0), SimpleNamespace()
+    trt = SimpleNamespace(BuilderFlag=ten, __version__="10.3.0")
+    assert dla_core(trt, orin, "fp16") is None
+    monkeypatch.setenv("RT_AVSAC_DLA", "1")
+    assert dla_core(trt, orin, "fp16") == 1
+    with pytest.raises(ModelError, match="this device has 0"):
+        dla_core(trt, desktop, "fp16")
+    with pytest.raises(ModelError, match="asked precision int8"):
+        dla_core(trt, orin, "int8")
+    with pytest.raises(ModelError, match=r"TensorRT 11\.0"):
+        dla_core(SimpleNamespace(BuilderFlag=eleven, __version__="11.0"), orin, "fp16")
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")

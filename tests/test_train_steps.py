@@ -13,6 +13,7 @@ from small_set import arguments, make_small_set
 from rt_avsac.model import checkpoint
 from train import hear
 from train.ablate import main as ablate
+from train.average import main as average
 from train.run import main
 from train.ship import main as ship
 
@@ -71,6 +72,22 @@ def test_encoder_tuned_on_sounds_starts_a_run(data: Path, tmp_path: Path, monkey
     encoder = checkpoint.load(tmp_path / "run" / "last.safetensors")[0].audio_encoder.state_dict()
     assert all(torch.equal(value, encoder[key]) for key, value in load_file(tuned).items())
     assert hear.main([*arguments(data, out, 1), "audio_weights=nowhere.safetensors"]) == 2
+
+
+def test_the_mean_of_two_runs_is_a_checkpoint(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(tmp_path / name / "last.safetensors") for name in ("a", "b")]
+    for seed, path in enumerate(paths):
+        assert main([*arguments(data, Path(path).parent, 1), f"seed={seed}"]) == 0
+    out = tmp_path / "mean.safetensors"
+    assert average([*paths, "--out", str(out)]) == 0
+    a, b, mean = (checkpoint.load(path)[0].state_dict() for path in (*paths, out))
+    for key in ("head.weight", "audio_projection.weight"):
+        torch.testing.assert_close(mean[key], (a[key] + b[key]) / 2)
+    assert not torch.equal(mean["head.weight"], a["head.weight"])
+    torch.save({}, tmp_path / "other.pt")
+    capsys.readouterr()
+    assert average([paths[0], str(tmp_path / "other.pt"), "--out", str(out)]) == 2
+    assert "not a safetensors file" in capsys.readouterr().err
 
 
 def test_what_is_shipped_is_small_and_names_no_folder(data: Path, tmp_path: Path) -> None:
