@@ -157,4 +157,5 @@ def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
             return [output[None] for output in engine.run(image[0], audio[0]) if output is not None]
 
         found = deviation(net, run, demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES))
-    return Built(precision, header, num_outputs, deviation=found, calibration=built.calibration)
+    options = {} if dla is None else {"dla_core": str(dla)}
+    return Built(precision, header, num_outputs, options, found, calibration=built.calibration)

@@ -111,6 +111,7 @@ def cached_bundle(checkpoint: Path, settings: LiveSettings, say: Progress) -> Pa
         machine.device,
         machine.driver,
         rt_avsac.__version__,
+        os.environ.get("RT_AVSAC_DLA", ""),
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = cache_folder() / f"{checkpoint.stem}-{backend}-{settings.precision}-{key}"

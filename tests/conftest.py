@@ -25,6 +25,17 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small tensors: more threads only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def pulse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulse]:
     server = Pulse()
     for key, value in server.environment.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,13 +19,7 @@ from rt_avsac.model.settings import ModelSettings
 EDGE_KEYS_SHA256 = "7cc09c9b0c6ce3dfcd90257fe10c4642852bc05270f95f46804930647e45fc8f"
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_edge_model_is_small_and_its_weights_keep_their_names() -> None:

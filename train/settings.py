@@ -71,8 +71,8 @@ class TrainSettings:
     num_validation_scenes: int = 200
     checkpoint_every: int = 200  # steps
     out: str = "runs/avsac"
-    backbone_weights: str = ""  # published ImageNet weights of the picture backbone
-    audio_weights: str = ""  # published weights of the audio encoder
+    backbone_weights: str = ""  # published ImageNet weights of the picture backbone; these replace `start_from`'s own
+    audio_weights: str = ""  # published weights of the audio encoder, or those of train.hear; likewise
     start_from: str = ""  # a checkpoint to start from
     start_parts: tuple[str, ...] = ()  # modules to take from it; () = all
     freeze_parts: tuple[str, ...] = ()  # modules that never train, such as backbone, pixel_encoder
