@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rt_avsac.build import Built, approved_calibration, calibration_of
+from rt_avsac.build import Built, approved_calibration, calibration_of, num_outputs
 from rt_avsac.errors import ModelError
 from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
 from rt_avsac.probe import demo_windows, deviation
@@ -16,9 +17,11 @@ from rt_avsac.probe import demo_windows, deviation
 if TYPE_CHECKING:
     from rt_avsac.compile import Progress, Request
     from rt_avsac.model.avsac import Avsac
+    from rt_avsac.model.on_device import Packed
 
 WORKSPACE_MB = 1024
 TIMING_CACHE = "timing.cache"
+FRAME_SIZES = ((480, 640), (720, 1280), (1080, 1920))  # scaled on the GPU; others on the host
 
 
 def typed(net: Avsac, precision: str, device: str) -> Any:
@@ -38,8 +41,8 @@ def typed(net: Avsac, precision: str, device: str) -> Any:
 def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
     """One AOTInductor package; "auto" is fp16."""
     from rt_avsac.engines.cuda import ENGINE, import_torch
-    from rt_avsac.export import example
     from rt_avsac.model.checkpoint import load
+    from rt_avsac.model.on_device import Packed
 
     torch = import_torch()
     precision = "fp16" if request.precision == "auto" else request.precision
@@ -50,39 +53,71 @@ def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
     net, header = load(request.checkpoint)
     say("compiling kernels, this takes a minute or two")
     with torch.no_grad():
-        program = torch.export.export(typed(net, precision, "cuda"), example(net.settings.image_size, "cuda"))
+        program = program_of(Packed(typed(net, precision, "cuda")), net.settings.image_size, "cuda")
         path = str(folder / ENGINE)
         torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs={"max_autotune": True})
-    network = torch._inductor.aoti_load_package(path)
+    compiled, threshold, num = torch._inductor.aoti_load_package(path), torch.full((1,), 0.5).cuda(), num_outputs(net)
 
     def run(image: np.ndarray, audio: np.ndarray) -> list[np.ndarray]:
-        outputs = network(torch.from_numpy(image).cuda(), torch.from_numpy(audio).cuda())
-        return [output.float().cpu().numpy() for output in outputs]
+        outputs = compiled(torch.from_numpy(image).cuda(), torch.from_numpy(audio).cuda(), threshold)
+        return [output.float().cpu().numpy() for output in outputs[:num]]
 
     probes = demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES)
-    return Built(precision, header, len(run(*probes[0])), deviation=deviation(net, run, probes))
+    return Built(precision, header, num, deviation=deviation(net, run, probes))
 
 
 def graph_for_tensorrt(request: Request, precision: str, path: Path) -> tuple[Avsac, dict[str, Any], Any]:
-    """Writes the ONNX graph → network, checkpoint header, calibration or None. Needs no GPU.
+    """Writes the ONNX graph, packing included → network, checkpoint header, calibration or None. Needs no GPU.
 
     fp32, fp16 and bf16 have their types in the graph, as strongly typed networks ask (TensorRT 10.3 to 11); int8 has
     Q/DQ, and fp32 where it has none.
     """
-    import torch
-
-    from rt_avsac.export import example, exported, write_onnx
+    from rt_avsac.engines.tensorrt import INPUTS, OUTPUTS, PACKED
+    from rt_avsac.export import write_onnx
     from rt_avsac.model.checkpoint import load
+    from rt_avsac.model.on_device import Packed
+    from rt_avsac.quantize import quantized
 
     net, header = load(request.checkpoint)
     calibration = calibration_of(request) if precision == "int8" else None
-    if calibration is not None:
-        program = exported(net, calibration)
-    else:
-        with torch.no_grad():
-            program = torch.export.export(typed(net, precision, "cpu"), example(net.settings.image_size))
-    write_onnx(program, path)
+    network = typed(net, precision, "cpu") if calibration is None else quantized(net, calibration)
+    names = (*OUTPUTS[: num_outputs(net)], *PACKED)
+    write_onnx(program_of(Packed(network), net.settings.image_size), path, INPUTS, names)
     return net, header, calibration
+
+
+def program_of(packed: Packed, size: int, device: str = "cpu") -> Any:
+    """The packed network, exported for that device."""
+    import torch
+
+    from rt_avsac.export import example
+
+    with torch.no_grad():
+        inputs = (*example(size, device), torch.full((1,), 0.5, device=device))
+        return torch.export.export(packed.eval().to(device), inputs)
+
+
+def scale_graph(height: int, width: int, size: int, path: Path) -> None:
+    """Writes the ONNX graph that brings frames of this size to the network's. Needs no GPU."""
+    import torch
+
+    from rt_avsac.export import write_onnx
+    from rt_avsac.model.on_device import Scale
+
+    frame = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        write_onnx(torch.export.export(Scale(height, width, size), (frame,)), path, ("frame",), ("image",))
+
+
+def plan_of(trt: Any, builder: Any, config: Any, onnx: Path, strong: bool = True) -> bytes | None:
+    """The whole graph as one engine: what the parser or the builder cannot take is an error, nothing falls back."""
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if strong else 0)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx.read_bytes()):
+        raise ModelError(f"backend tensorrt: the parser refuses the graph: {parser.get_error(0).desc()}")
+    plan = builder.build_serialized_network(network, config)
+    return None if plan is None else bytes(plan)
 
 
 def dla_core(trt: Any, builder: Any, precision: str) -> int | None:
@@ -104,11 +139,12 @@ def dla_core(trt: Any, builder: Any, precision: str) -> int | None:
 
 
 def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
-    """ONNX → TensorRT's parser → one strongly typed engine; what it cannot take is an error, nothing falls back.
+    """ONNX → TensorRT's parser → one strongly typed engine, and a small one for each usual size of frame.
 
     "auto" is int8 with a calibration, else fp16.
     """
-    from rt_avsac.engines.tensorrt import ENGINE, OUTPUTS, TensorRtEngine, import_tensorrt, machine
+    from rt_avsac.build import manifest_of
+    from rt_avsac.engines.tensorrt import ENGINE, TensorRtEngine, import_tensorrt, machine
 
     trt = import_tensorrt()
     precision = request.precision
@@ -117,14 +153,8 @@ def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
     say("writing the graph")
     onnx = folder / "graph.onnx"
     net, header, calibration = graph_for_tensorrt(request, precision, onnx)
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     dla = dla_core(trt, builder, precision)
-    typing = 0 if dla is not None else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(typing)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx.read_bytes()):
-        raise ModelError(f"backend tensorrt: the parser refuses the graph: {parser.get_error(0).desc()}")
     config = builder.create_builder_config()
     workspace_mb = int(os.environ.get("RT_AVSAC_WORKSPACE_MB", WORKSPACE_MB))
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
@@ -137,25 +167,42 @@ def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
     cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
     say("TensorRT is trying kernels, this takes minutes")
-    plan = builder.build_serialized_network(network, config)
+    plan = plan_of(trt, builder, config, onnx, strong=dla is None)
     if plan is None:
         raise ModelError(f"backend tensorrt: {precision} engine not built; a smaller RT_AVSAC_WORKSPACE_MB may help")
-    (folder / ENGINE).write_bytes(bytes(plan))
+    (folder / ENGINE).write_bytes(plan)
     try:
         timing.parent.mkdir(parents=True, exist_ok=True)
         timing.write_bytes(bytes(config.get_timing_cache().serialize()))
     except OSError:
         pass  # only the next build is slower
-    from rt_avsac.build import manifest_of
-
-    num_outputs = network.num_outputs
-    assert num_outputs <= len(OUTPUTS)
-    built = Built(precision, header, num_outputs, calibration=calibration.summary() if calibration else {})
-    with TensorRtEngine(bytes(plan), manifest_of(request, built, machine()), blocking=False) as engine:
+    options = {"frame_sizes": " ".join(scale_plans(trt, builder, net.settings.image_size, folder, say))}
+    if dla is not None:
+        options["dla_core"] = str(dla)
+    measured = calibration.summary() if calibration else {}
+    built = Built(precision, header, num_outputs(net), options, calibration=measured)
+    with TensorRtEngine(plan, manifest_of(request, built, machine()), blocking=False) as engine:
 
         def run(image: np.ndarray, audio: np.ndarray) -> list[np.ndarray]:
             return [output[None] for output in engine.run(image[0], audio[0]) if output is not None]
 
         found = deviation(net, run, demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES))
-    options = {} if dla is None else {"dla_core": str(dla)}
-    return Built(precision, header, num_outputs, options, found, calibration=built.calibration)
+    return replace(built, deviation=found)
+
+
+def scale_plans(trt: Any, builder: Any, size: int, folder: Path, say: Progress) -> list[str]:
+    """Writes an engine for each of FRAME_SIZES → those that were built, as HEIGHTxWIDTH."""
+    from rt_avsac.engines.tensorrt import SCALE
+
+    built = []
+    for height, width in FRAME_SIZES:
+        onnx, path = folder / "scale.onnx", folder / SCALE.format(height=height, width=width)
+        scale_graph(height, width, size, onnx)
+        plan = plan_of(trt, builder, builder.create_builder_config(), onnx)
+        onnx.unlink()
+        if plan is None:
+            say(f"frames of {width}x{height} are scaled on the host: no engine for them")
+            continue
+        path.write_bytes(plan)
+        built.append(f"{height}x{width}")
+    return built

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,16 @@ def write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
     _atomically(path, lambda temporary: torch.export.save(program, temporary))
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Q/DQ as QuantizeLinear and DequantizeLinear, weights stored as int8. ModelError when onnx is not installed."""
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    inputs: Sequence[str] = INPUTS,
+    outputs: Sequence[str] = OUTPUTS,
+) -> None:
+    """Q/DQ as QuantizeLinear and DequantizeLinear, weights stored as int8. ModelError when onnx is not installed.
+
+    `outputs`: names, of which the first so many are used as there are outputs.
+    """
     import logging
     import warnings
 
@@ -71,8 +80,8 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
             dynamo=True,
             opset_version=OPSET,
             custom_translation_table=table,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS[: len(program.graph_signature.user_outputs)]),
+            input_names=list(inputs),
+            output_names=list(outputs[: len(program.graph_signature.user_outputs)]),
             verbose=False,
         )
     assert model is not None

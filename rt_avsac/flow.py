@@ -94,11 +94,13 @@ class Region:
 class Prediction:
     """What the network says of one window: probability float32 [h, w] of "this pixel sounds", and the objects.
 
+    `probability` is None where a GPU thresholded it and sent the masks alone.
+
     `silent` is True when the silence gate closed (nothing audible: no objects whatever the network said).
     `stages_ns`: duration of each stage ("pre", "infer", "post").
     """
 
-    probability: NDArray[np.float32]
+    probability: NDArray[np.float32] | None
     objects: tuple[Region, ...]
     frame_index: int
     time_ns: int
@@ -107,4 +109,5 @@ class Prediction:
     stages_ns: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.probability.flags.writeable = False
+        if self.probability is not None:
+            self.probability.flags.writeable = False

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt_avsac.config import LiveSettings
-from rt_avsac.engines import Engine, open_engine
+from rt_avsac.engines import Engine, PackingEngine, open_engine
 from rt_avsac.flow import Frame, Prediction, Region, Window
-from rt_avsac.objects import find_objects
+from rt_avsac.objects import find_objects, packed_objects
 from rt_avsac.scale import scale
 
 SILENCE_FLOOR_DBFS = -120.0  # digital silence; JSON has no minus infinity
@@ -84,20 +84,28 @@ class Segmenter:
         started = time.monotonic_ns()
         level = rms_dbfs(window.audio)
         silent = window.status == "missing" or level < self._settings.silence_dbfs
-        size = self.model.mask_width
+        probability: NDArray[np.float32] | None = None
+        objects: tuple[Region, ...] = ()
         if silent:
             scaled = inferred = time.monotonic_ns()
-            probability = np.zeros((size, size), np.float32)
-            objects: tuple[Region, ...] = ()
+            probability = np.zeros((self.model.mask_height, self.model.mask_width), np.float32)
         else:
-            image = scale(window.frame.image, size)
+            image = window.frame.image
+            height, width = image.shape[:2]
             audio = np.ascontiguousarray(fit_audio(window.audio, self.model.num_audio_samples))
+            packing = self._engine if isinstance(self._engine, PackingEngine) else None
+            if packing is None or not packing.scales(height, width):
+                image = scale(image, self.model.mask_width)
             scaled = time.monotonic_ns()
-            outputs = self._engine.run(image, audio)
-            inferred = time.monotonic_ns()
-            probability = outputs.sounding
-            height, width = window.frame.image.shape[:2]
-            objects = find_objects(*outputs, self.model.classes, self._settings, width, height)
+            if packing is None:
+                outputs = self._engine.run(image, audio)
+                inferred = time.monotonic_ns()
+                probability = outputs.sounding
+                objects = find_objects(*outputs, self.model.classes, self._settings, width, height)
+            else:
+                packed = packing.segment(image, audio, self._settings.threshold)
+                inferred = time.monotonic_ns()
+                objects = packed_objects(*packed, self.model.classes, self._settings, width, height)
         done = time.monotonic_ns()
         return Prediction(
             probability=probability,

@@ -28,8 +28,6 @@ def find_objects(
     of its class in that product. A binary model (no class
     maps) gives regions of class 1; a semantic one (no audio_probability) is taken at its word. Ties keep reading order.
     """
-    import cv2
-
     mask = sounding >= settings.threshold
     if np.count_nonzero(mask) < max(settings.min_area_px, 1):
         return ()
@@ -40,6 +38,43 @@ def find_objects(
     else:
         heard = np.ones(len(class_probability), np.float32) if audio_probability is None else audio_probability
         class_map, share = name_pixels(class_probability, heard, height, width)
+    return regions_of(mask, class_map, sounding, share, classes, settings, image_width, image_height)
+
+
+def packed_objects(
+    bits: NDArray[np.uint8],
+    class_map: NDArray[np.uint8],
+    confidence: NDArray[np.uint8],
+    share: NDArray[np.uint8],
+    classes: tuple[str, ...],
+    settings: LiveSettings,
+    image_width: int,
+    image_height: int,
+) -> tuple[Region, ...]:
+    """The same of what a GPU has thresholded, named and packed (`rt_avsac.engines.Packed`); scores to 1 of 255."""
+    mask = np.unpackbits(bits, axis=1).view(np.bool_)
+    if np.count_nonzero(mask) < max(settings.min_area_px, 1):
+        return ()
+    cell_y, cell_x = mask.shape[0] // class_map.shape[0], mask.shape[1] // class_map.shape[1]
+    of_pixels = [cells.repeat(cell_y, axis=0).repeat(cell_x, axis=1) for cells in (class_map, confidence, share)]
+    sure, named = (values.astype(np.float32) / np.float32(255.0) for values in of_pixels[1:])
+    return regions_of(mask, of_pixels[0], sure, named, classes, settings, image_width, image_height)
+
+
+def regions_of(
+    mask: NDArray[np.bool_],
+    class_map: NDArray[np.uint8],
+    sounding: NDArray[np.float32],
+    share: NDArray[np.float32],
+    classes: tuple[str, ...],
+    settings: LiveSettings,
+    image_width: int,
+    image_height: int,
+) -> tuple[Region, ...]:
+    """Regions of the pixels in `mask`; everything [h, w]."""
+    import cv2
+
+    height, width = mask.shape
     x_scale, y_scale = image_width / width, image_height / height
     regions = []
     class_area = np.bincount(class_map[mask])  # a class with fewer pixels than an object needs has no object

@@ -9,14 +9,16 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from rt_avsac import cli
-from rt_avsac.build_gpu import dla_core, graph_for_tensorrt, typed
+from rt_avsac.build_gpu import FRAME_SIZES, dla_core, graph_for_tensorrt, scale_graph, typed
 from rt_avsac.compile import Request
-from rt_avsac.engines import BACKENDS, Outputs, backend_module
+from rt_avsac.engines import BACKENDS, Outputs, PackingEngine, backend_module
+from rt_avsac.engines.tensorrt import OUTPUTS, PACKED
 from rt_avsac.errors import ModelError
 from rt_avsac.model import checkpoint as checkpoints
 from rt_avsac.model.avsac import Deployed
@@ -66,26 +68,37 @@ def test_typed_networks_say_what_the_plain_one_says(checkpoint: Path, precision:
 def test_a_tensorrt_builder_takes_the_fp16_graph(checkpoint: Path, tmp_path: Path) -> None:
     """Strongly typed, whole, nothing left over: what the parser cannot map to a layer would be an error here."""
     import onnx
-    import tensorrt_rtx_bindings as trt
 
     path = tmp_path / "graph.onnx"
     graph_for_tensorrt(Request(checkpoint, "tensorrt", "fp16"), "fp16", path)
     kinds = Counter(item.data_type for item in onnx.load(path).graph.initializer)
     assert kinds[onnx.TensorProto.FLOAT16] > 80
+    assert outputs_of_built(path) == [*OUTPUTS, *PACKED]
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or platform.system() != "Linux", reason="wheels for Linux x86-64 only"
+)
+@pytest.mark.parametrize(("height", "width"), [*FRAME_SIZES, (481, 641)])
+def test_a_tensorrt_builder_takes_the_scaling(height: int, width: int, tmp_path: Path) -> None:
+    scale_graph(height, width, 224, tmp_path / "scale.onnx")
+    assert outputs_of_built(tmp_path / "scale.onnx") == ["image"]
+
+
+def outputs_of_built(path: Path) -> list[str]:
+    """Builds the graph by TensorRT-RTX, for a GPU that is not there → names of its outputs."""
+    import tensorrt_rtx_bindings as trt
+
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     assert parser.parse(path.read_bytes()), [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    assert [network.get_output(index).name for index in range(3)] == [
-        "sounding",
-        "class_probability",
-        "audio_probability",
-    ]
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
     assert builder.build_serialized_network(network, config) is not None
+    return [network.get_output(index).name for index in range(network.num_outputs)]
 
 
 def test_a_dla_is_used_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +148,13 @@ def test_gpu_backends_on_a_gpu(backend: str, checkpoint: Path, tmp_path: Path) -
     with open_engine(tmp_path / "b", LiveSettings()) as engine:
         probes = windows(64, 15_600, count=2)
         found = [engine.run(image[0], audio[0]) for image, audio in probes]
+        assert isinstance(engine, PackingEngine)
+        assert engine.scales(480, 640)
+        big = np.asarray(cv2.resize(probes[0][0][0], (640, 480), interpolation=cv2.INTER_NEAREST), np.uint8)
+        masks = [engine.segment(frame, probes[0][1][0], 0.5) for frame in (probes[0][0][0], big)]
+    for packed in masks:
+        mask = np.unpackbits(packed.bits, axis=1)
+        assert (mask != (found[0].sounding >= 0.5)).mean() < 0.02
     for (image, audio), outputs in zip(probes, found, strict=True):
         with torch.inference_mode():
             wanted = plain(torch.from_numpy(image), torch.from_numpy(audio))[0][0].numpy()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rt_avsac.config import LiveSettings
-from rt_avsac.engines import Outputs
+from rt_avsac.engines import Outputs, Packed
 from rt_avsac.errors import ModelError
 from rt_avsac.flow import AudioStatus, Frame, Window
 from rt_avsac.infer import SILENCE_FLOOR_DBFS, Segmenter, fit_audio, open_segmenter, rms_dbfs
@@ -39,6 +39,22 @@ class FakeEngine:
         self.heard.clear()
 
 
+class FakePackingEngine(FakeEngine):
+    """Says the same as bits, and scales frames of 12x16 itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def scales(self, height: int, width: int) -> bool:
+        return (height, width) == (12, 16)
+
+    def segment(self, frame: np.ndarray, audio: np.ndarray, threshold: float) -> Packed:
+        self.seen.append(frame.shape)
+        cells = np.ones((2, 2), np.uint8)
+        return Packed(np.full((8, 1), 0xF0, np.uint8), cells, cells * 191, cells * 255)
+
+
 def window(audio: np.ndarray, status: AudioStatus = "ok") -> Window:
     return Window(Frame(np.zeros((12, 16, 3), np.uint8), 123, 7), audio.astype(np.float32), 0, 456, status)
 
@@ -46,6 +62,19 @@ def window(audio: np.ndarray, status: AudioStatus = "ok") -> Window:
 def segment(audio: np.ndarray, status: AudioStatus = "ok", **settings: Any) -> Any:
     engine: Any = FakeEngine()
     return Segmenter(engine, LiveSettings(min_area_px=1, **settings))(window(audio, status)), engine
+
+
+def test_masks_packed_on_a_gpu_are_the_same_objects() -> None:
+    engine: Any = FakePackingEngine()
+    segmenter = Segmenter(engine, LiveSettings(min_area_px=1))
+    packed, (plain, _) = segmenter(window(np.ones(100))), segment(np.ones(100))
+    assert packed.probability is None
+    (got,), (wanted,) = packed.objects, plain.objects
+    assert (got.label, got.bbox, got.area_px) == (wanted.label, wanted.bbox, wanted.area_px)
+    assert got.score == pytest.approx(wanted.score, abs=0.01)
+    other = Window(Frame(np.zeros((20, 30, 3), np.uint8), 1, 1), np.ones(100, np.float32), 0, 1, "ok")
+    segmenter(other)
+    assert engine.seen == [(12, 16, 3), (8, 8, 3)]  # what it cannot scale comes at the network's size
 
 
 def test_prediction_carries_the_frame_and_the_times_of_its_stages() -> None:

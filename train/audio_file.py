@@ -17,7 +17,7 @@ def read_samples(path: str | Path) -> NDArray[np.float32]:
     import soxr
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise UserError(f"sound {path}: no audio stream inside; take it out of the set")
             stream = container.streams.audio[0]

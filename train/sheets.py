@@ -59,7 +59,7 @@ def moments(path: Path, num: int, num_samples: int) -> Iterator[Moment]:
     except UserError as error:
         raise SourceError(f"clip {path}: its sound cannot be had ({error})") from None
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise SourceError(f"clip {path}: no video stream inside")
             sound, video = container.streams.audio[0], container.streams.video[0]

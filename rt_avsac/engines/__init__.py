@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,26 @@ class Outputs(NamedTuple):
     def of(cls, arrays: Sequence[NDArray[np.float32]]) -> Outputs:
         """From as many arrays as the network has outputs."""
         return cls(*arrays, *[None] * (3 - len(arrays)))  # type: ignore[arg-type]
+
+
+class Packed(NamedTuple):
+    """What a robot needs of one run, thresholded, named and packed on the GPU: 16 KB instead of 560."""
+
+    bits: NDArray[np.uint8]  # [S, S/8], a bit a pixel that sounds, MSB first
+    class_map: NDArray[np.uint8]  # [S/4, S/4], never 0
+    confidence: NDArray[np.uint8]  # [S/4, S/4], mean probability of the cell's sounding pixels, of 255
+    share: NDArray[np.uint8]  # [S/4, S/4], of the class in P(pixel is c) x P(c is heard), of 255
+
+
+@runtime_checkable
+class PackingEngine(Protocol):
+    """An engine on a GPU that also scales the camera's picture and packs its masks there."""
+
+    def scales(self, height: int, width: int) -> bool:
+        """Frames of this size are scaled on the GPU; others must come at the network's size."""
+
+    def segment(self, frame: NDArray[np.uint8], audio: NDArray[np.float32], threshold: float) -> Packed:
+        """frame uint8 [H, W, 3] RGB, audio float32 [n] → Packed, fresh arrays."""
 
 
 class Engine(Protocol):

@@ -7,6 +7,7 @@ against the CUDA headers. A Jetson runs this with the system's TensorRT and 300 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 
 from rt_avsac.bundle import Machine, Manifest
 from rt_avsac.config import LiveSettings
-from rt_avsac.engines import Outputs
+from rt_avsac.engines import Outputs, Packed
 from rt_avsac.errors import ModelError
 
 ENGINE = "engine.plan"
-INPUTS = ("image", "audio")
+SCALE = "scale-{height}x{width}.plan"  # brings a frame of this size to the network's
+INPUTS = ("image", "audio", "threshold")
 OUTPUTS = ("sounding", "class_probability", "audio_probability")
+PACKED = ("bits", "class_map", "confidence", "share")
 
 
 def import_tensorrt() -> Any:
@@ -85,61 +88,114 @@ class Buffer:
 
 
 class TensorRtEngine:
-    """Used from one thread. `run` returns fresh arrays; upload, network and download are one graph launch."""
+    """Used from one thread; what it returns are fresh arrays. Upload, network and download are one graph launch.
+
+    `scale_plans`: (height, width) of the frames that it scales on the GPU → plan.
+    """
 
     backend = "tensorrt"
 
-    def __init__(self, plan: bytes, manifest: Manifest, blocking: bool) -> None:
+    def __init__(
+        self,
+        plan: bytes,
+        manifest: Manifest,
+        blocking: bool,
+        scale_plans: Mapping[tuple[int, int], bytes] | None = None,
+    ) -> None:
         trt, self._cudart = import_tensorrt(), import_cudart()
         self.manifest, self.precision = manifest, manifest.precision
         if blocking:  # must come before the context is made; spares a core, costs some tens of microseconds
             check(self._cudart.cudaSetDeviceFlags(self._cudart.cudaDeviceScheduleBlockingSync))
-        self._logger = trt.Logger(trt.Logger.ERROR)
-        self._engine = trt.Runtime(self._logger).deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise ModelError("backend tensorrt: the engine cannot be read; compile it again")
-        self._context = self._engine.create_execution_context()
-        self._names = (*INPUTS, *OUTPUTS[: manifest.num_outputs])
-        self._buffers = {}
-        for name in self._names:
-            shape, dtype = tuple(self._engine.get_tensor_shape(name)), trt.nptype(self._engine.get_tensor_dtype(name))
-            self._buffers[name] = Buffer(self._cudart, shape, dtype)
-            self._context.set_tensor_address(name, int(self._buffers[name].device))
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        self._outputs = OUTPUTS[: manifest.num_outputs]
+        self._buffers: dict[str, Buffer] = {}
         _, greatest = check(self._cudart.cudaDeviceGetStreamPriorityRange())
         self._stream = check(self._cudart.cudaStreamCreateWithPriority(self._cudart.cudaStreamNonBlocking, greatest))
-        for _ in range(3):  # TensorRT allocates and loads kernels at first: not inside a capture
-            self._step()
-        check(self._cudart.cudaStreamSynchronize(self._stream))
-        mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        check(self._cudart.cudaStreamBeginCapture(self._stream, mode))
-        self._step()
-        graph = check(self._cudart.cudaStreamEndCapture(self._stream))
-        self._graph = check(self._cudart.cudaGraphInstantiate(graph, 0))
-        check(self._cudart.cudaGraphDestroy(graph))
+        self._network = self._load(plan, (*INPUTS, *self._outputs, *PACKED))
+        self._scale_plans, self._scales = dict(scale_plans or {}), dict[tuple[int, int], Any]()
+        self._graphs: dict[tuple[str, ...], Any] = {}
 
-    def _step(self) -> None:
-        for name in INPUTS:
+    def _load(self, plan: bytes, names: tuple[str, ...]) -> Any:
+        """An execution context with an address for each tensor; those of one name are one buffer."""
+        trt = import_tensorrt()
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise ModelError("backend tensorrt: the engine cannot be read; compile it again")
+        context = engine.create_execution_context()
+        for name in names:
+            if name not in self._buffers:
+                shape, dtype = tuple(engine.get_tensor_shape(name)), trt.nptype(engine.get_tensor_dtype(name))
+                self._buffers[name] = Buffer(self._cudart, shape, dtype)
+            context.set_tensor_address(name, int(self._buffers[name].device))
+        return context
+
+    def _step(self, contexts: Sequence[Any], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        for name in inputs:
             self._buffers[name].upload(self._stream)
-        if not self._context.execute_async_v3(int(self._stream)):
-            raise ModelError("backend tensorrt: the engine does not run; compile it again")
-        for name in self._names[len(INPUTS) :]:
+        for context in contexts:
+            if not context.execute_async_v3(int(self._stream)):
+                raise ModelError("backend tensorrt: the engine does not run; compile it again")
+        for name in outputs:
             self._buffers[name].download(self._stream)
+
+    def _launch(self, contexts: Sequence[Any], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        """The graph from these inputs to these outputs, captured when it is first asked for."""
+        key = inputs + outputs
+        if key not in self._graphs:
+            for _ in range(3):  # TensorRT allocates and loads kernels at first: not inside a capture
+                self._step(contexts, inputs, outputs)
+            check(self._cudart.cudaStreamSynchronize(self._stream))
+            mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+            check(self._cudart.cudaStreamBeginCapture(self._stream, mode))
+            self._step(contexts, inputs, outputs)
+            graph = check(self._cudart.cudaStreamEndCapture(self._stream))
+            self._graphs[key] = check(self._cudart.cudaGraphInstantiate(graph, 0))
+            check(self._cudart.cudaGraphDestroy(graph))
+        check(self._cudart.cudaGraphLaunch(self._graphs[key], self._stream))
+        check(self._cudart.cudaStreamSynchronize(self._stream))
+
+    def _put(self, name: str, value: Any) -> None:
+        self._buffers[name].array[0] = value
 
     def run(self, image: NDArray[np.uint8], audio: NDArray[np.float32]) -> Outputs:
         """image uint8 [S, S, 3], audio float32 [n] → fresh arrays."""
-        self._buffers["image"].array[0] = image
-        self._buffers["audio"].array[0] = audio
-        check(self._cudart.cudaGraphLaunch(self._graph, self._stream))
-        check(self._cudart.cudaStreamSynchronize(self._stream))
-        names = self._names[len(INPUTS) :]
-        return Outputs.of([np.array(self._buffers[name].array[0], np.float32) for name in names])
+        self._put("image", image)
+        self._put("audio", audio)
+        self._launch([self._network], INPUTS, self._outputs)
+        return Outputs.of([np.array(self._buffers[name].array[0], np.float32) for name in self._outputs])
+
+    def scales(self, height: int, width: int) -> bool:
+        return (height, width) in self._scale_plans
+
+    def segment(self, frame: NDArray[np.uint8], audio: NDArray[np.float32], threshold: float) -> Packed:
+        """frame uint8 of a size it scales, or [S, S, 3]; audio float32 [n] → fresh arrays; slow once for each size."""
+        height, width = frame.shape[:2]
+        name, contexts = "image", [self._network]
+        if self.scales(height, width):
+            name = f"frame {height}x{width}"
+            if (height, width) not in self._scales:
+                self._scales[height, width] = self._load_scale(self._scale_plans[height, width], name)
+            contexts = [self._scales[height, width], self._network]
+        self._put(name, frame)
+        self._put("audio", audio)
+        self._put("threshold", threshold)
+        self._launch(contexts, (name, "audio", "threshold"), PACKED)
+        return Packed(*[np.array(self._buffers[each].array[0]) for each in PACKED])
+
+    def _load_scale(self, plan: bytes, name: str) -> Any:
+        """The plan's output is the network's input."""
+        context = self._load(plan, ("frame", "image"))
+        self._buffers[name] = self._buffers.pop("frame")
+        return context
 
     def close(self) -> None:
-        check(self._cudart.cudaGraphExecDestroy(self._graph))
+        for graph in self._graphs.values():
+            check(self._cudart.cudaGraphExecDestroy(graph))
+        self._network = None  # the engines before their memory
+        self._scales.clear()
         for buffer in self._buffers.values():
             buffer.free()
         check(self._cudart.cudaStreamDestroy(self._stream))
-        self._context = self._engine = None
 
     def __enter__(self) -> TensorRtEngine:
         return self
@@ -150,4 +206,9 @@ class TensorRtEngine:
 
 def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> TensorRtEngine:
     """On a Jetson the thread sleeps while the GPU works, elsewhere it spins: less jitter."""
-    return TensorRtEngine((folder / ENGINE).read_bytes(), manifest, Path("/etc/nv_tegra_release").exists())
+    scales = {}
+    for size in manifest.options.get("frame_sizes", "").split():
+        height, width = (int(side) for side in size.split("x"))
+        scales[height, width] = (folder / SCALE.format(height=height, width=width)).read_bytes()
+    blocking = Path("/etc/nv_tegra_release").exists()
+    return TensorRtEngine((folder / ENGINE).read_bytes(), manifest, blocking, scales)
