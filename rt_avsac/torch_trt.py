@@ -1,4 +1,4 @@
-"""Our Q/DQ op for Torch-TensorRT, for those who run the .pt2 of a calibration inside torch. Not run here: no GPU."""
+"""Our Q/DQ op for Torch-TensorRT, for those who run the .pt2 of a calibration inside torch. Built, not run: no GPU."""
 
 from __future__ import annotations
 
@@ -35,6 +35,39 @@ def register() -> None:
         return restored.get_output(0)
 
 
+def fallback_ops(program: Any) -> list[str]:
+    """Operators of an exported program that Torch-TensorRT cannot convert once it is lowered: they would stay in torch.
+
+    `register` comes first.
+    """
+    from torch_tensorrt.dynamo._settings import CompilationSettings
+    from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
+    from torch_tensorrt.dynamo.lowering import get_decompositions, post_lowering, pre_export_lowering
+
+    settings = CompilationSettings(min_block_size=1, require_full_compilation=True)
+    lowered = pre_export_lowering(program, settings).run_decompositions(get_decompositions(False))
+    graph = post_lowering(lowered.module(), settings).graph
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    return sorted({str(node.target) for node in calls if node not in DYNAMO_CONVERTERS})
+
+
+def settings_of(cache: str | Path) -> dict[str, Any]:
+    """How we call Torch-TensorRT 2.11 to 2.14: one engine, types by autocast, nothing left to torch."""
+    import torch
+
+    return {
+        "require_full_compilation": True,
+        "min_block_size": 1,
+        "enable_autocast": True,
+        "autocast_low_precision_type": torch.float16,
+        "immutable_weights": True,
+        "cache_built_engines": True,
+        "reuse_cached_engines": True,
+        "engine_cache_dir": str(cache),
+        "timing_cache_path": str(Path(cache) / "timing.bin"),
+    }
+
+
 def compile_pt2(path: str | Path, cache: str | Path) -> Any:
     """A .pt2 of `python -m calibrate` as one Torch-TensorRT module on the GPU; ModelError where that cannot be."""
     try:
@@ -50,17 +83,7 @@ def compile_pt2(path: str | Path, cache: str | Path) -> Any:
 
     # before decomposition: on the CPU attention is taken apart into an op without a converter
     program = move_to_device_pass(torch.export.load(path), "cuda")
+    if left := fallback_ops(program):
+        raise ModelError(f"Torch-TensorRT: has no converter for {', '.join(left)}; use --backend tensorrt or cuda")
     size = next(node.meta["val"].shape[1] for node in program.graph.nodes if node.name == "image")
-    return torch_tensorrt.dynamo.compile(
-        program,
-        arg_inputs=example(size, "cuda"),
-        require_full_compilation=True,
-        min_block_size=1,
-        enable_autocast=True,
-        autocast_low_precision_type=torch.float16,
-        immutable_weights=True,
-        cache_built_engines=True,
-        reuse_cached_engines=True,
-        engine_cache_dir=str(cache),
-        timing_cache_path=str(Path(cache) / "timing.bin"),
-    )
+    return torch_tensorrt.dynamo.compile(program, arg_inputs=example(size, "cuda"), **settings_of(cache))

@@ -23,4 +23,8 @@ fi
 
 python3 -m venv --clear .venv
 .venv/bin/pip install -q -e '.[test]'
+if [ "$(uname -sm)" = "Linux x86_64" ]; then
+  # Torch-TensorRT that needs no GPU; it asks for an older tensorrt-rtx, which builds no int8 convolutions
+  .venv/bin/pip install -q --no-deps torch-tensorrt-rtx==2.13.0 dllist==2.0.0
+fi
 exec .venv/bin/python -m pytest "$@"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from rt_avsac.model import checkpoint as checkpoints
 from rt_avsac.model.avsac import Deployed
 from rt_avsac.probe import windows
 from rt_avsac.quantize import Calibration, Range, quantized, read_calibration
+from tests.rtx import build_onnx, build_pt2, needs_rtx, needs_torch_tensorrt
 from tests.small_set import make_small_set
 from tests.tiny_model import make_tiny
 
@@ -171,26 +171,20 @@ def test_the_onnx_has_int8_weights(calibrated: tuple[Path, Path], calibration: C
     assert [item.name for item in model.graph.output] == ["sounding", "class_probability", "audio_probability"]
 
 
-@pytest.mark.skipif(
-    platform.machine() != "x86_64" or platform.system() != "Linux", reason="its wheels are for Linux x86-64"
-)
+@needs_rtx
 def test_a_tensorrt_builder_takes_it(calibrated: tuple[Path, Path]) -> None:
-    """TensorRT-RTX parses and builds without a GPU: every op has an implementation, and the whole is one engine."""
-    import tensorrt_rtx_bindings as trt
+    """The ONNX of a calibration: every op has an implementation, and the whole is one engine."""
+    names, size = build_onnx(calibrated[1] / "tiny.int8.onnx")
+    assert len(names) == 3
+    assert size > 1_000_000
 
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    parsed = parser.parse_from_file(str(calibrated[1] / "tiny.int8.onnx"))
-    assert parsed, [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    assert network.num_outputs == 3
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    engine = builder.build_serialized_network(network, config)
-    assert engine is not None
-    assert engine.nbytes > 1_000_000
+
+@needs_torch_tensorrt
+def test_torch_tensorrt_takes_it(calibrated: tuple[Path, Path]) -> None:
+    """The .pt2 of the same calibration: our Q/DQ op too is converted."""
+    found = build_pt2(calibrated[1] / "tiny.int8.pt2")
+    assert found["fallback"] == []
+    assert found["engine_bytes"] > 1_000_000
 
 
 def rows(**int8: float) -> list[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import platform
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +19,11 @@ from rt_avsac.compile import Request
 from rt_avsac.engines import BACKENDS, Outputs, PackingEngine, backend_module
 from rt_avsac.engines.tensorrt import OUTPUTS, PACKED
 from rt_avsac.errors import ModelError
+from rt_avsac.export import exported, write_pt2
 from rt_avsac.model import checkpoint as checkpoints
 from rt_avsac.model.avsac import Deployed
 from rt_avsac.probe import windows
+from tests.rtx import build_onnx, build_pt2, needs_rtx, needs_torch_tensorrt
 from tests.tiny_model import make_tiny
 
 
@@ -62,9 +63,7 @@ def test_typed_networks_say_what_the_plain_one_says(checkpoint: Path, precision:
                 assert float((wanted - got).abs().mean()) < (1e-5 if precision == "fp32" else 0.03)
 
 
-@pytest.mark.skipif(
-    platform.machine() != "x86_64" or platform.system() != "Linux", reason="wheels for Linux x86-64 only"
-)
+@needs_rtx
 def test_a_tensorrt_builder_takes_the_fp16_graph(checkpoint: Path, tmp_path: Path) -> None:
     """Strongly typed, whole, nothing left over: what the parser cannot map to a layer would be an error here."""
     import onnx
@@ -73,32 +72,24 @@ def test_a_tensorrt_builder_takes_the_fp16_graph(checkpoint: Path, tmp_path: Pat
     graph_for_tensorrt(Request(checkpoint, "tensorrt", "fp16"), "fp16", path)
     kinds = Counter(item.data_type for item in onnx.load(path).graph.initializer)
     assert kinds[onnx.TensorProto.FLOAT16] > 80
-    assert outputs_of_built(path) == [*OUTPUTS, *PACKED]
+    assert build_onnx(path)[0] == [*OUTPUTS, *PACKED]
 
 
-@pytest.mark.skipif(
-    platform.machine() != "x86_64" or platform.system() != "Linux", reason="wheels for Linux x86-64 only"
-)
+@needs_rtx
 @pytest.mark.parametrize(("height", "width"), [*FRAME_SIZES, (481, 641)])
 def test_a_tensorrt_builder_takes_the_scaling(height: int, width: int, tmp_path: Path) -> None:
     scale_graph(height, width, 224, tmp_path / "scale.onnx")
-    assert outputs_of_built(tmp_path / "scale.onnx") == ["image"]
+    assert build_onnx(tmp_path / "scale.onnx")[0] == ["image"]
 
 
-def outputs_of_built(path: Path) -> list[str]:
-    """Builds the graph by TensorRT-RTX, for a GPU that is not there → names of its outputs."""
-    import tensorrt_rtx_bindings as trt
-
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(path.read_bytes()), [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    assert builder.build_serialized_network(network, config) is not None
-    return [network.get_output(index).name for index in range(network.num_outputs)]
+@needs_torch_tensorrt
+def test_torch_tensorrt_leaves_no_operator_to_torch(checkpoint: Path, tmp_path: Path) -> None:
+    """The list of what falls back is empty, and with autocast to fp16 the whole is one engine."""
+    net, _ = checkpoints.load(checkpoint)
+    write_pt2(exported(net, None), tmp_path / "tiny.pt2")
+    found = build_pt2(tmp_path / "tiny.pt2")
+    assert found["fallback"] == []
+    assert found["engine_bytes"] > 1_000_000
 
 
 def test_a_dla_is_used_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rt_avsac.errors import UserError
+from train.audio_file import read_samples
 from train.classes import CLASSES
 from train.label_map import decompress, draw
 from train.mapping import load_pictures, load_sounds
@@ -195,6 +196,21 @@ def test_missing_and_corrupt_files_are_named(tmp_path: Path) -> None:
     (sound,) = load_sounds(tmp_path / "s.toml")
     with pytest.raises(UserError, match=r"a\.wav: cannot be decoded"):
         sound.samples()
+
+
+def test_sounds_with_tags_in_another_alphabet_are_read(tmp_path: Path) -> None:
+    """A copyright sign in Latin-1, as old programs wrote it into WAV files."""
+    path = tmp_path / "old.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(np.full(1600, 3277, "<i2").tobytes())
+    tag = b"\xa9 1999 someone\0\0"
+    info = b"INFOICOP" + len(tag).to_bytes(4, "little") + tag
+    content = path.read_bytes() + b"LIST" + len(info).to_bytes(4, "little") + info
+    path.write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
+    np.testing.assert_allclose(read_samples(path), np.full(1600, 0.1, np.float32), atol=1e-4)
 
 
 def test_the_example_parses() -> None:

@@ -16,9 +16,9 @@ import tomllib
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULE_OF = {"opencv-python-headless": "cv2", "pyzmq": "zmq", "pillow": "PIL", "cuda-bindings": "cuda"}
-MODULE_OF["tensorrt-rtx-cu13-bindings"] = "tensorrt_rtx_bindings"
+MODULE_OF["tensorrt-rtx"] = "tensorrt_rtx"
 OTHERS = {"gi", "rclpy", "builtin_interfaces", "sensor_msgs", "std_msgs", "vision_msgs"}  # of the system, or of ROS
-OPTIONAL = {"pynvml"}  # used where it happens to be installed
+OPTIONAL = {"pynvml", "torch_tensorrt"}  # used where it happens to be installed (the latter by tests/run.sh)
 COMES_ALONG = {"tensorrt": "torch-tensorrt", "onnx_ir": "onnxscript"}
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_set import arguments, make_small_set
 
 from rt_avsac.model import checkpoint
+from rt_avsac.model.yamnet import YamNet
 from train import hear
 from train.ablate import main as ablate
 from train.average import main as average
@@ -72,6 +73,36 @@ def test_encoder_tuned_on_sounds_starts_a_run(data: Path, tmp_path: Path, monkey
     encoder = checkpoint.load(tmp_path / "run" / "last.safetensors")[0].audio_encoder.state_dict()
     assert all(torch.equal(value, encoder[key]) for key, value in load_file(tuned).items())
     assert hear.main([*arguments(data, out, 1), "audio_weights=nowhere.safetensors"]) == 2
+
+
+def test_a_teacher_keeps_what_was_known(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The published classes count in tuning, a file without them is refused; `start_from` goes on from a checkpoint."""
+    monkeypatch.setattr(hear, "POOL", 16)
+    monkeypatch.setattr(hear, "NUM_CHECKS", 6)
+    torch.manual_seed(0)
+    body, classes = YamNet().state_dict(), torch.nn.Linear(1024, 521).state_dict()
+    save_file(body | {f"fc.{key}": value for key, value in classes.items()}, tmp_path / "published.safetensors")
+    save_file(body, tmp_path / "body.safetensors")
+    words = ["audio_weights=" + str(tmp_path / "published.safetensors"), "epochs=2", "audio_lr=1e-3", "ema_decay=0"]
+
+    def moved(out: Path, *more: str) -> float:
+        assert hear.main([*arguments(data, out, 1), *words, *more]) == 0
+        tuned = load_file(out / "encoder.safetensors")
+        return sum(float((tuned[key] - value).square().sum()) for key, value in body.items())
+
+    teacher = "teacher_weights=" + str(tmp_path / "published.safetensors")
+    alone = moved(tmp_path / "alone")
+    assert alone > 0.0
+    assert moved(tmp_path / "taught", teacher, "distill_weight=10") != alone
+    assert main(arguments(data, tmp_path / "run", 1)) == 0
+    start = "start_from=" + str(tmp_path / "run" / "last.safetensors")
+    assert hear.main([*arguments(data, tmp_path / "on", 1), "epochs=0.5", "audio_lr=1e-4", start, teacher]) == 0
+    capsys.readouterr()
+    bare = "teacher_weights=" + str(tmp_path / "body.safetensors")
+    assert hear.main([*arguments(data, tmp_path / "x", 1), bare]) == 2
+    assert "no class layer" in capsys.readouterr().err
 
 
 def test_the_mean_of_two_runs_is_a_checkpoint(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

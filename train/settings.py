@@ -73,6 +73,8 @@ class TrainSettings:
     out: str = "runs/avsac"
     backbone_weights: str = ""  # published ImageNet weights of the picture backbone; these replace `start_from`'s own
     audio_weights: str = ""  # published weights of the audio encoder, or those of train.hear; likewise
+    teacher_weights: str = ""  # train.hear: published YAMNet with its class layer, which the encoder must not forget
+    distill_weight: float = 0.1  # … and how much that counts
     start_from: str = ""  # a checkpoint to start from
     start_parts: tuple[str, ...] = ()  # modules to take from it; () = all
     freeze_parts: tuple[str, ...] = ()  # modules that never train, such as backbone, pixel_encoder

@@ -12,7 +12,7 @@ from torch import nn
 from rt_avsac.errors import UserError
 from rt_avsac.model import checkpoint
 
-PATHS = ("root", "out", "bank_file", "backbone_weights", "audio_weights", "start_from")
+PATHS = ("root", "out", "bank_file", "backbone_weights", "audio_weights", "teacher_weights", "start_from")
 KEPT = ("step", "train", "data", "validation", "licence")
 
 
