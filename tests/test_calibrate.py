@@ -16,6 +16,7 @@ from calibrate.ranges import Observer, entropy_limit, smoothing
 from calibrate.run import main
 from calibrate.samples import collect, stratified
 from calibrate.sensitivity import choose_cut, mask_iou
+from rt_avsac import build as builders
 from rt_avsac import quantize
 from rt_avsac.compile import Request
 from rt_avsac.compile import build as build_bundle
@@ -152,6 +153,31 @@ def test_one_graph_for_torch_openvino_and_the_exports(calibrated: tuple[Path, Pa
             ):
                 assert np.abs(got - wanted).mean() < limit
                 assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.9
+
+
+def test_auto_takes_the_fastest_that_is_exact_enough(
+    calibrated: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor without bf16: int8 where it is faster and its masks are those of fp32, else fp32."""
+    checkpoint, out = calibrated
+    table = json.loads((out / "tiny.calibration.json").read_text())
+    table["measured"]["verdict"] = "within"
+    approved = tmp_path / "c.json"
+    approved.write_text(json.dumps(table))
+    monkeypatch.setattr("rt_avsac.engines.openvino.capabilities", lambda core: ["INT8"])
+
+    def taken(int8_ms: float, agreement: float) -> str:
+        measured = {"f32": 2.0, "int8 f32": int8_ms}
+        monkeypatch.setattr(builders, "time_runs", lambda runs, probe: {name: measured[name] for name in runs})
+        monkeypatch.setattr(builders, "deviation", lambda *_: {"mask_iou": agreement})
+        manifest = build_bundle(Request(checkpoint, "openvino", "auto", str(approved)), tmp_path / "b", print)
+        assert manifest.measured_ms == measured
+        assert bool(manifest.calibration) is (manifest.precision == "int8")
+        return manifest.precision
+
+    assert taken(1.0, 0.9) == "int8"
+    assert taken(1.0, 0.5) == "fp32"
+    assert taken(3.0, 0.9) == "fp32"
 
 
 def test_the_onnx_has_int8_weights(calibrated: tuple[Path, Path], calibration: Calibration) -> None:
