@@ -155,29 +155,24 @@ def test_one_graph_for_torch_openvino_and_the_exports(calibrated: tuple[Path, Pa
                 assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.9
 
 
-def test_auto_takes_the_fastest_that_is_exact_enough(
+def test_auto_takes_int8_only_where_its_masks_are_those_of_fp32(
     calibrated: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a processor without bf16: int8 where it is faster and its masks are those of fp32, else fp32."""
+    """On a processor without bf16; kernels differ between processors, so it is measured where it will run."""
     checkpoint, out = calibrated
     table = json.loads((out / "tiny.calibration.json").read_text())
     table["measured"]["verdict"] = "within"
     approved = tmp_path / "c.json"
     approved.write_text(json.dumps(table))
     monkeypatch.setattr("rt_avsac.engines.openvino.capabilities", lambda core: ["INT8"])
-
-    def taken(int8_ms: float, agreement: float) -> str:
-        measured = {"f32": 2.0, "int8 f32": int8_ms}
-        monkeypatch.setattr(builders, "time_runs", lambda runs, probe: {name: measured[name] for name in runs})
-        monkeypatch.setattr(builders, "deviation", lambda *_: {"mask_iou": agreement})
-        manifest = build_bundle(Request(checkpoint, "openvino", "auto", str(approved)), tmp_path / "b", print)
-        assert manifest.measured_ms == measured
-        assert bool(manifest.calibration) is (manifest.precision == "int8")
-        return manifest.precision
-
-    assert taken(1.0, 0.9) == "int8"
-    assert taken(1.0, 0.5) == "fp32"
-    assert taken(3.0, 0.9) == "fp32"
+    monkeypatch.setattr(builders, "demo_windows", windows)
+    said: list[str] = []
+    for agreement, precision in ((0.9, "int8"), (0.5, "fp32")):
+        monkeypatch.setattr(builders, "deviation", lambda *_, agreement=agreement: {"mask_iou": agreement})
+        manifest = build_bundle(Request(checkpoint, "openvino", "auto", str(approved)), tmp_path / "b", said.append)
+        assert manifest.precision == precision
+        assert bool(manifest.calibration) is (precision == "int8")
+    assert any("agree 0.50 with fp32" in text for text in said)
 
 
 def test_the_onnx_has_int8_weights(calibrated: tuple[Path, Path], calibration: Calibration) -> None:

@@ -117,6 +117,14 @@ def test_the_mean_of_two_runs_is_a_checkpoint(data: Path, tmp_path: Path, capsys
     assert not torch.equal(mean["head.weight"], a["head.weight"])
     torch.save({}, tmp_path / "other.pt")
     capsys.readouterr()
+    assert average([*paths, "--out", str(out), "--shares", "0.75", "0.25", "--keep", "head"]) == 0
+    mean = checkpoint.load(out)[0].state_dict()
+    torch.testing.assert_close(
+        mean["audio_projection.weight"], 0.75 * a["audio_projection.weight"] + 0.25 * b["audio_projection.weight"]
+    )
+    assert torch.equal(mean["head.weight"], a["head.weight"])
+    assert average([*paths, "--out", str(out), "--shares", "0.75"]) == 2
+    assert average([*paths, "--out", str(out), "--keep", "tail"]) == 2
     assert average([paths[0], str(tmp_path / "other.pt"), "--out", str(out)]) == 2
     assert "not a safetensors file" in capsys.readouterr().err
 
