@@ -1,6 +1,6 @@
 """The networks of the field beside ours, same machine, same run, interleaved: batch 1, 224 px, one thread.
 
-    python benchmarks/peers.py --rounds 20
+    python -m benchmarks.peers --rounds 20
 
 AVSegFormer-shaped baseline and AVSAC as in the paper (random weights: speed does not ask for them) and AVSAC edge in
 torch eager fp32, then AVSAC edge as compiled here. A table, then one JSON line; exit code 1 if the edge model is not
