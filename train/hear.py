@@ -28,6 +28,7 @@ from rt_avsac.errors import UserError
 from rt_avsac.model.checkpoint import load
 from rt_avsac.model.encoders import make_audio_encoder
 from rt_avsac.model.pretrained import load_encoder, read_tensors
+from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
 from train.log import span
 from train.loop import limit_threads
 from train.mapping import load_sounds
@@ -51,14 +52,14 @@ def make_pool(
     """
     if varied:
         settings = dataclasses.replace(settings, ambience_share=0.0)
-    windows, heard = [], torch.zeros(num, num_classes)
+    windows, heard = np.empty((num, NUM_AUDIO_SAMPLES), np.float32), torch.zeros(num, num_classes)
     for row in range(num):
         rng = np.random.default_rng((seed, row, 55))
         class_id = 0 if row % 4 == 0 and 0 in sounds.by_class else int(rng.choice(sounds.classes))
         window = mix(rng, sounds, [class_id], settings).samples
-        windows.append(elsewhere(rng, window) if varied else window)
+        windows[row] = elsewhere(rng, window) if varied else window
         heard[row, class_id] = float(class_id != 0)
-    return np.stack(windows), heard
+    return windows, heard
 
 
 def mixtures(
