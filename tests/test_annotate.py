@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -144,18 +145,19 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         pass
 
 
-@pytest.fixture
-def small_disk() -> Iterator[int]:
-    """No file may grow past so many bytes, as on a full disk."""
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """No file may grow past so many bytes, as on a full disk. That holds for pytest's own log too, so not for long."""
     limit, before = 50_000, resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_is_one_line_and_leaves_no_stump(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
 
@@ -164,7 +166,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_stump(tmp_path: Path) -> None:
             for index in range(60):
                 video.write(np.roll(noise, index, 0), index * NS // 30)
 
-    with pytest.raises(DiskError, match=r"^video .*full.mp4: cannot be written: .*; free space"):
+    with small_disk(), pytest.raises(DiskError, match=r"^video .*full.mp4: cannot be written: .*; free space"):
         run()
     assert list(tmp_path.iterdir()) == []
 
