@@ -87,6 +87,8 @@ def main() -> int:
         name = f"edge, openvino {engine.precision}"
         runs[name] = lambda image, audio, engine=engine: engine.run(image[0], audio[0])
         many.add(name)
+    if len(runs) == 1:
+        raise SystemExit(f"peers: --precisions {args.precisions}: none of them runs on this processor")
     for name, config in {} if args.only_edge else PEERS.items():
         runs[name], parameters[name] = peer(config)
         print(f"{name}: {parameters[name] / 1e6:.1f} M parameters")

@@ -87,11 +87,10 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     core = ov.Core()
     able = capabilities(core)
     precision = request.precision
-    for kind, label in (("bf16", "BF16"), ("fp16", "FP16")):
-        if precision == kind and label not in able:
-            raise ModelError(
-                f"precision {kind}: this processor computes {', '.join(able) or 'fp32 only'}; use fp32 or int8"
-            )
+    if precision in HINTS and precision not in computed_in(able):
+        raise ModelError(
+            f"precision {precision}: this processor computes {', '.join(able) or 'fp32 only'}; use fp32 or int8"
+        )
     net, header = load(request.checkpoint)
     calibration = None
     if precision == "int8":

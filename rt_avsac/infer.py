@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Engine, PackingEngine, open_engine
 from rt_avsac.flow import Frame, Prediction, Region, Window
-from rt_avsac.objects import find_objects, packed_objects
+from rt_avsac.objects import find_objects, regions_of, unpacked
 from rt_avsac.scale import scale
 
 SILENCE_FLOOR_DBFS = -120.0  # digital silence; JSON has no minus infinity
@@ -60,6 +60,7 @@ class Segmenter:
     def __init__(self, engine: Engine, settings: LiveSettings) -> None:
         manifest = engine.manifest
         self._engine = engine
+        self._packing = engine if isinstance(engine, PackingEngine) else None
         self._settings = settings
         self.model = ModelInfo(
             name=manifest.name,
@@ -93,7 +94,7 @@ class Segmenter:
             image = window.frame.image
             height, width = image.shape[:2]
             audio = np.ascontiguousarray(fit_audio(window.audio, self.model.num_audio_samples))
-            packing = self._engine if isinstance(self._engine, PackingEngine) else None
+            packing = self._packing
             if packing is None or not packing.scales(height, width):
                 image = scale(image, self.model.mask_width)
             scaled = time.monotonic_ns()
@@ -105,7 +106,7 @@ class Segmenter:
             else:
                 packed = packing.segment(image, audio, self._settings.threshold)
                 inferred = time.monotonic_ns()
-                objects = packed_objects(*packed, self.model.classes, self._settings, width, height)
+                objects = regions_of(*unpacked(*packed), self.model.classes, self._settings, width, height)
         done = time.monotonic_ns()
         return Prediction(
             probability=probability,

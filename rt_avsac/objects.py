@@ -41,24 +41,15 @@ def find_objects(
     return regions_of(mask, class_map, sounding, share, classes, settings, image_width, image_height)
 
 
-def packed_objects(
-    bits: NDArray[np.uint8],
-    class_map: NDArray[np.uint8],
-    confidence: NDArray[np.uint8],
-    share: NDArray[np.uint8],
-    classes: tuple[str, ...],
-    settings: LiveSettings,
-    image_width: int,
-    image_height: int,
-) -> tuple[Region, ...]:
-    """The same of what a GPU has thresholded, named and packed (`rt_avsac.engines.Packed`); scores to 1 of 255."""
+def unpacked(
+    bits: NDArray[np.uint8], class_map: NDArray[np.uint8], confidence: NDArray[np.uint8], share: NDArray[np.uint8]
+) -> tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """What a GPU has thresholded, named and packed (`rt_avsac.engines.Packed`) → the maps of `regions_of`."""
     mask = np.unpackbits(bits, axis=1).view(np.bool_)
-    if np.count_nonzero(mask) < max(settings.min_area_px, 1):
-        return ()
     cell_y, cell_x = mask.shape[0] // class_map.shape[0], mask.shape[1] // class_map.shape[1]
     of_pixels = [cells.repeat(cell_y, axis=0).repeat(cell_x, axis=1) for cells in (class_map, confidence, share)]
-    sure, named = (values.astype(np.float32) / np.float32(255.0) for values in of_pixels[1:])
-    return regions_of(mask, of_pixels[0], sure, named, classes, settings, image_width, image_height)
+    sounding, named = (values.astype(np.float32) / np.float32(255.0) for values in of_pixels[1:])
+    return mask, of_pixels[0], sounding, named
 
 
 def regions_of(
@@ -71,9 +62,11 @@ def regions_of(
     image_width: int,
     image_height: int,
 ) -> tuple[Region, ...]:
-    """Regions of the pixels in `mask`; everything [h, w]."""
+    """Regions of the pixels in `mask`; everything [h, w]. None when it has fewer pixels than an object needs."""
     import cv2
 
+    if np.count_nonzero(mask) < max(settings.min_area_px, 1):
+        return ()
     height, width = mask.shape
     x_scale, y_scale = image_width / width, image_height / height
     regions = []

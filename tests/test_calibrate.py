@@ -18,10 +18,12 @@ from calibrate.samples import collect, stratified
 from calibrate.sensitivity import choose_cut, mask_iou
 from rt_avsac import build as builders
 from rt_avsac import quantize
+from rt_avsac.build_gpu import graph_for_tensorrt
 from rt_avsac.compile import Request
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import open_engine
+from rt_avsac.engines.tensorrt import PACKED
 from rt_avsac.errors import ModelError
 from rt_avsac.model import checkpoint as checkpoints
 from rt_avsac.model.avsac import Deployed
@@ -193,11 +195,16 @@ def test_the_onnx_has_int8_weights(calibrated: tuple[Path, Path], calibration: C
 
 
 @needs_rtx
-def test_a_tensorrt_builder_takes_it(calibrated: tuple[Path, Path]) -> None:
-    """The ONNX of a calibration: every op has an implementation, and the whole is one engine."""
-    names, size = build_onnx(calibrated[1] / "tiny.int8.onnx")
+def test_a_tensorrt_builder_takes_it(calibrated: tuple[Path, Path], tmp_path: Path) -> None:
+    """The ONNX of a calibration, and what `compile` makes of it: every op has an implementation, all is one engine."""
+    checkpoint, out = calibrated
+    names, size = build_onnx(out / "tiny.int8.onnx")
     assert len(names) == 3
     assert size > 1_000_000
+    packed = tmp_path / "packed.onnx"
+    request = Request(checkpoint, "tensorrt", "int8", str(out / "tiny.calibration.json"))
+    graph_for_tensorrt(request, "int8", packed)
+    assert build_onnx(packed)[0] == [*names, *PACKED]
 
 
 @needs_torch_tensorrt

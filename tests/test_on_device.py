@@ -9,7 +9,7 @@ import torch
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Packed as PackedArrays
 from rt_avsac.model.on_device import Packed, Scale
-from rt_avsac.objects import find_objects, packed_objects
+from rt_avsac.objects import find_objects, regions_of, unpacked
 from rt_avsac.scale import scale
 
 CLASSES = ("background", "dog", "piano", "cow")
@@ -62,7 +62,7 @@ def test_packed_objects_are_those_of_the_maps(num_outputs: int, threshold: float
         assert sum(array.nbytes for array in arrays) < 0.1 * sum(each.numel() * 4 for each in outputs)
         maps = [each[0].numpy() for each in outputs] + [None] * (3 - num_outputs)
         wanted = find_objects(*maps, CLASSES, settings, 640, 480)
-        got = packed_objects(*PackedArrays(*arrays), CLASSES, settings, 640, 480)
+        got = regions_of(*unpacked(*PackedArrays(*arrays)), CLASSES, settings, 640, 480)
         by_place = {(region.class_id, region.bbox): region for region in got}
         assert len(got) == len(wanted)
         for region in wanted:

@@ -65,7 +65,8 @@ def make_pool(
 def mixtures(
     rng: np.random.Generator, pool: Samples, heard: Tensor, num: int, settings: DataSettings
 ) -> tuple[Tensor, Tensor]:
-    """audio float32 [num, n] and heard [num, C]: 1 to 3 windows of the pool over ambience, or noise or nothing."""
+    """audio float32 [num, n] and heard [num, C]: 1 to 3 windows of the pool over noise or a sound of no class;
+    or noise or nothing alone."""
     audio = np.zeros((num, pool.shape[1]), np.float32)
     flags = torch.zeros(num, heard.shape[1])
     nameless = np.flatnonzero(heard.sum(dim=1).numpy() == 0)
@@ -90,7 +91,7 @@ def mixtures(
 
 def at_db(window: Samples, gain_db: float) -> Samples:
     """The window at this RMS, relative to -20 dBFS."""
-    return window * np.float32(from_db(gain_db - 20.0) / max(rms(window), 1e-6))
+    return window * np.float32(from_db(gain_db - 20.0) / rms(window))
 
 
 class Listener(nn.Module):
@@ -102,8 +103,11 @@ class Listener(nn.Module):
         self.head = nn.Linear(self.encoder.dim, run.model.num_classes)
         if run.train.start_from:
             net, _ = load(run.train.start_from)
-            if type(net.audio_encoder) is not type(self.encoder) or net.settings.num_classes != run.model.num_classes:
-                raise UserError(f"start_from {run.train.start_from}: another audio encoder or other classes than asked")
+            same = type(net.audio_encoder) is type(self.encoder) and net.settings.num_classes == run.model.num_classes
+            if not same or not net.settings.has_class_heads:
+                raise UserError(
+                    f"start_from {run.train.start_from}: asked the config's audio encoder and classes, it has others"
+                )
             self.encoder.load_state_dict(net.audio_encoder.state_dict())
             self.head.load_state_dict(net.audio_class_head.state_dict())
         if run.train.audio_weights:
