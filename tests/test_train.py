@@ -15,7 +15,7 @@ from small_set import ROOT, arguments, make_small_set
 
 from rt_avsac.model import checkpoint
 from train import log
-from train.bank import Bank
+from train.bank import Bank, build
 from train.clip import compose_clip
 from train.compose import evaluation_items
 from train.items import CONDITIONS, MUTED, NOISE, ORIGINAL
@@ -243,3 +243,17 @@ def test_bank_finds_rows_by_what_is_heard() -> None:
     assert bank.rows[frozenset({1})] == [0, 3]
     assert bank.rows[frozenset()] == [1]
     assert bank.rows[frozenset({1, 2})] == [2]
+
+
+def test_a_varied_bank_holds_the_same_sounds_recorded_elsewhere(data: Path) -> None:
+    hears_itself = torch.nn.Identity()
+    banks = []
+    for times in (0, 2):
+        settings = DataSettings(audio_bank=12, bank_variations=times)
+        sounds = Sounds(load_sounds(data, "train"), settings)
+        banks.append(build(hears_itself, sounds, settings, 29, say=print))
+    plain, varied = banks
+    assert torch.equal(plain.heard, varied.heard)
+    changed = (plain.cells - varied.cells).abs().amax(dim=1) > 1e-3
+    assert changed.float().mean() > 0.5, "two chances of four in five each"
+    assert varied.cells.abs().max() <= 1.0

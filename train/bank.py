@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from train.settings import DataSettings
 from train.sound import Mixture, Sounds, mix, mute, only_noise
+from train.vary import elsewhere
 
 BATCH = 64
 Say = Callable[[str], None]
@@ -52,8 +53,12 @@ def build(encoder: nn.Module, sounds: Sounds, settings: DataSettings, num_classe
     for start in range(0, settings.audio_bank, BATCH):
         windows = []
         for row in range(start, min(start + BATCH, settings.audio_bank)):
-            mixture = draw_mixture(np.random.default_rng((row, 77)), sounds, settings)
-            windows.append(mixture.samples)
+            rng = np.random.default_rng((row, 77))
+            mixture = draw_mixture(rng, sounds, settings)
+            window = mixture.samples
+            for _ in range(settings.bank_variations):
+                window = elsewhere(rng, window)
+            windows.append(np.clip(window, -1.0, 1.0))
             heard[row, list(mixture.heard)] = True
         cells.append(encoder(torch.from_numpy(np.stack(windows))).half())
         done = start + len(windows)

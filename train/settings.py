@@ -33,6 +33,7 @@ class DataSettings:
     min_audible_s: float = 0.35  # … of which at least this much is heard
     pitch_share: float = 0.3  # sources replayed up to 8 % faster or slower
     audio_bank: int = 0  # mixtures made once, their frozen audio-encoder cells cached; 0 = a new mixture every time
+    bank_variations: int = 0  # times each of them is changed as if recorded elsewhere, as new recordings will be
     bank_file: str = ""  # where the bank is kept; "" = beside the run
 
 
