@@ -32,7 +32,7 @@ SOAK_SAMPLE_S = 20.0
 
 def engines_of(args: argparse.Namespace) -> dict[str, LiveSettings]:
     """Name → settings, of --engines B:P,…; by default what `live` would take here, and torch fp32 beside it."""
-    base = LiveSettings(model=args.model, device=args.device)
+    base = LiveSettings(model=args.model, device=args.device, num_threads=args.num_threads)
     if Path(args.model).is_dir():
         return {Path(args.model).name: base}
     words = [word.strip() for word in args.engines.split(",") if word.strip()] or ["auto:auto", "torch:fp32"]

@@ -176,13 +176,19 @@ def add_keygen(parser: Parser) -> None:
     parser.add_argument("--client", metavar="NAME", default="", help="one more client in a folder that has keys")
 
 
+def thread_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of threads; give 1 to 256")
+    return int(text)
+
+
 def add_compile(parser: Parser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="shipped name or .safetensors")
     parser.add_argument("--backend", default="auto", help="auto, openvino, torch, cuda or tensorrt [auto]")
     parser.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8 [auto]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[auto]")
     parser.add_argument("--calibration", metavar="FILE", default="", help="of `python -m calibrate`, for int8")
-    parser.add_argument("--num-threads", type=int, default=1, help="on the CPU [1]")
+    parser.add_argument("--num-threads", type=thread_count, default=1, help="on the CPU [1]")
     parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder to write")
 
 
@@ -194,6 +200,7 @@ def add_bench(parser: Parser) -> None:
     parser.add_argument("--model", metavar="MODEL", default="avsac-edge", help="shipped name, .safetensors or bundle")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[auto]")
     parser.add_argument("--engines", metavar="B:P,…", default="", help="side by side, e.g. torch:fp32,openvino:int8")
+    parser.add_argument("--num-threads", type=thread_count, default=1, help="of every engine, on the CPU [1]")
     parser.add_argument("--quick", action="store_true", help="200 windows instead of 1,024")
     parser.add_argument("--samples", type=int, default=0, metavar="N", help="so many windows of each engine")
     parser.add_argument("--out", metavar="DIR", default="", help="for the plot and the JSON line")

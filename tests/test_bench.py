@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rt_avsac import cli
 from rt_avsac.bench_compare import moves
@@ -69,8 +70,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_and_a_comparison(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["bench", "--model", str(tiny), "--engines", "torch:fp32", "--samples", "24"]
+    words = ["bench", "--model", str(tiny), "--engines", "torch:fp32", "--samples", "24", "--num-threads", "2"]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     found = json.loads(lines[-1])
@@ -82,6 +84,7 @@ def test_a_run_and_a_comparison(tiny: Path, tmp_path: Path, capsys: pytest.Captu
     paced = found["loads"]["camera_rate"]["torch:fp32"]["ms"]
     assert {"capture", "wait"} <= set(paced)
     assert found["machine"]["versions"]["numpy"]
+    assert found["engines"]["torch:fp32"]["threads"] == torch.get_num_threads() == 2
     assert found["own_cost_share"] < 0.01
     assert any("n/a" in line for line in lines)
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
@@ -109,6 +112,7 @@ def test_a_short_soak(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--engines", "torch:fp8"], "fp8"),
         (["--model", "no-such"], "no-such"),
         (["--soak", "-1"], "-1"),
+        (["--num-threads", "0"], "--num-threads"),
     ],
 )
 def test_bad_words(words: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
