@@ -177,6 +177,7 @@ def add_keygen(parser: Parser) -> None:
 
 
 def thread_count(text: str) -> int:
+    """Within what `live` allows."""
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of threads; give 1 to 256")
     return int(text)

@@ -112,7 +112,7 @@ def test_a_short_soak(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--engines", "torch:fp8"], "fp8"),
         (["--model", "no-such"], "no-such"),
         (["--soak", "-1"], "-1"),
-        (["--num-threads", "0"], "--num-threads"),
+        (["--num-threads", "0"], "'0' is no number of threads"),
     ],
 )
 def test_bad_words(words: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
