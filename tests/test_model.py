@@ -49,6 +49,10 @@ def test_edge_shapes() -> None:
     assert decoded.mix_logit is decoded.auxiliary_logit is decoded.semantic_logit is None
     assert [tuple(output.shape) for output in outputs] == [(1, 64, 64), (1, 29, 16, 16), (1, 29)]
     sounding, of_class, of_audio = outputs
+    with torch.no_grad():  # picture and all, it is the network's
+        shown = net(image[:1].byte().float(), audio[:1]).sounding_logit
+        wanted = torch.nn.functional.interpolate(shown, scale_factor=4.0, mode="bilinear").sigmoid()[:, 0]
+    torch.testing.assert_close(sounding, wanted, atol=1e-5, rtol=1e-4)
     assert ((sounding > 0) & (sounding < 1)).all()
     torch.testing.assert_close(of_class.sum(dim=1), torch.ones(1, 16, 16))
     assert ((of_audio > 0) & (of_audio < 1)).all()

@@ -11,12 +11,15 @@ from safetensors.torch import load_file, save_file
 from small_set import arguments, make_small_set
 
 from rt_avsac.model import checkpoint
+from rt_avsac.model.avsac import Avsac
+from rt_avsac.model.settings import ModelSettings
 from rt_avsac.model.yamnet import YamNet
 from train import hear
 from train.ablate import main as ablate
 from train.average import main as average
 from train.run import main
 from train.ship import main as ship
+from train.state import freeze_early_layers
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +149,11 @@ def test_what_is_shipped_is_small_and_names_no_folder(data: Path, tmp_path: Path
         third = checkpoint.load(target)[0](picture, sound).sounding_logit
     torch.testing.assert_close(third, second - 0.5, rtol=0.02, atol=0.02)
     assert ship([str(tmp_path / "nothing"), str(target)]) == 2
+
+
+def test_frozen_parts_are_counted_from_the_first_with_weights() -> None:
+    net = Avsac(ModelSettings())
+    freeze_early_layers(net, 2)
+    frozen = {name.rsplit(".", 2)[0] for name, weight in net.backbone.named_parameters() if not weight.requires_grad}
+    assert {name.split(".")[0] for name in frozen} == {"stem", "stages"}
+    assert {name.split(".")[1] for name in frozen if name.startswith("stages")} == {"0"}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rt_avsac.errors import DiskError, UserError
+from rt_avsac.errors import DiskError, UserError, reason
 from rt_avsac.model.avsac import Avsac
 from train.settings import TrainSettings
 
@@ -42,7 +42,8 @@ def freeze_early_layers(net: Avsac, parts: int) -> None:
     children = [
         part for child in net.backbone.children() for part in (child if isinstance(child, nn.ModuleList) else [child])
     ]
-    for part in children[:parts]:
+    trained = [part for part in children if any(True for _ in part.parameters())]
+    for part in trained[:parts]:
         part.requires_grad_(False)
 
 
@@ -118,5 +119,6 @@ def read(path: Path, state: State) -> None:
         state.step, state.best = int(content["step"]), float(content["best"])
         torch.set_rng_state(content["torch_rng"])
     except Exception as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"training state {path}: cannot be resumed: {first}; name another folder with out=…") from None
+        raise UserError(
+            f"training state {path}: cannot be resumed: {reason(error)}; name another folder with out=…"
+        ) from None

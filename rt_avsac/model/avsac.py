@@ -112,6 +112,9 @@ class Avsac(nn.Module):
         return torch.cat(parts)[None]
 
     def see(self, image: Tensor) -> Seen:
+        return self.see_normalised(self.backbone.norm(image))
+
+    def see_normalised(self, image: Tensor) -> Seen:
         features = self.backbone(image)
         if isinstance(self.pixel_encoder, DeformableEncoder):
             levels, lateral4 = self.pixel_encoder(features, self.position(features[1:]))
@@ -221,7 +224,10 @@ class Deployed(nn.Module):
         self.register_buffer("stretch", stretch, persistent=False)
 
     def forward(self, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
-        seen = self.net.see(image.float().permute(0, 3, 1, 2))  # in this order: TensorRT permutes no uint8
+        # in this order: TensorRT permutes no uint8, and OpenVINO merges a permutation with the convolution only
+        # if nothing stands between the two
+        normalised = self.net.backbone.norm.channels_last(image.float())
+        seen = self.net.see_normalised(normalised.permute(0, 3, 1, 2))
         heard = self.net.hear(audio)
         decoded = self.net.decode(seen, heard)
         logit = decoded.sounding_logit

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rt_avsac.model.image_norm import ImageNorm
+
 # expansion, kernel, stride, channels out, repeats
 STAGES = (
     (1, 3, 1, 16, 1),
@@ -44,13 +46,13 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """image [B, 3, H, W], RGB in [0, 255] → four levels at strides 4, 8, 16, 32."""
+    """image [B, 3, H, W], normalised by `norm` → four levels at strides 4, 8, 16, 32."""
 
     channels = (24, 40, 112, 320)
-    mean, std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
 
     def __init__(self) -> None:
         super().__init__()
+        self.norm = ImageNorm((127.0,) * 3, (128.0,) * 3)
         self.stem = conv_bn(3, 32, 3, 2)
         width, stages = 32, []
         for expansion, kernel, stride, channels, repeats in STAGES:
@@ -62,7 +64,7 @@ class EfficientNetLite0(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = torch.clamp(self.stem((image - 127.0) / 128.0), 0.0, 6.0)
+        x = torch.clamp(self.stem(image), 0.0, 6.0)
         levels = []
         for index, stage in enumerate(self.stages):
             x = stage(x)

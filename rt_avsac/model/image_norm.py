@@ -1,24 +1,33 @@
-"""ImageNet's mean and standard deviation, for the backbones that were trained with them."""
+"""The mean and standard deviation that a backbone was trained with, channels first or last."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+MEAN = (255 * 0.485, 255 * 0.456, 255 * 0.406)  # ImageNet's
+STD = (255 * 0.229, 255 * 0.224, 255 * 0.225)
 
 
 class ImageNorm(nn.Module):
-    """image [B, 3, H, W] RGB in [0, 255] → normalised; the numbers are constants, not part of the checkpoint."""
+    """image [B, 3, H, W] RGB in [0, 255] → normalised; the numbers are constants, not part of the checkpoint.
+
+    `mean`, `std`: one for each channel, ImageNet's if not given.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
         super().__init__()
-        self.register_buffer("mean", 255.0 * torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", 255.0 * torch.tensor(STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
+        return (image - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def channels_last(self, image: Tensor) -> Tensor:
+        """The same of [B, H, W, 3]."""
         return (image - self.mean) / self.std

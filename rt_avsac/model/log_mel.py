@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rt_avsac.model.settings import SAMPLE_RATE_HZ
+from rt_avsac.model.settings import NUM_AUDIO_SAMPLES, SAMPLE_RATE_HZ
 
 WINDOW = 400  # 25 ms
 HOP = 160  # 10 ms
@@ -31,27 +30,42 @@ def mel_matrix() -> np.ndarray:
     return np.maximum(triangles, 0.0)
 
 
-def fourier_matrix() -> np.ndarray:
-    """float64 [514, 400]: periodic-Hann-windowed cosines, then sines, of a 512-point transform."""
-    time = np.arange(WINDOW)
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * time / WINDOW)
-    angle = 2 * np.pi * np.arange(FFT // 2 + 1)[:, None] * time / FFT
-    return np.concatenate([np.cos(angle), np.sin(angle)]) * hann
-
-
 class LogMel(nn.Module):
-    """audio [B, n] in [-1, 1] → log(mel + offset) [B, 1, frames, 64]; n = 15,600 gives 96 frames."""
+    """audio [B, 15600] in [-1, 1] → log(mel + offset) [B, 1, 96, 64].
 
-    fourier: Tensor
-    mel: Tensor
+    Only magnitudes are asked for, so time may be counted from the middle of a window, where the periodic Hann is
+    symmetric: cosines see the even part of the samples, sines the odd one, each of half the length. Bins without a mel
+    are left out.
+    """
+
+    later: Tensor  # [96, 200] index of each sample from a window's middle on
+    earlier: Tensor  # [96, 200] and of its mirror image
+    cosines: Tensor  # [200, bins]
+    sines: Tensor
+    mel: Tensor  # [bins, 64]
 
     def __init__(self, offset: float) -> None:
         super().__init__()
         self.offset = offset
-        self.register_buffer("fourier", torch.from_numpy(fourier_matrix()).float()[:, None], persistent=False)
-        self.register_buffer("mel", torch.from_numpy(mel_matrix()).float(), persistent=False)
+        middle = np.arange(WINDOW // 2, NUM_AUDIO_SAMPLES - WINDOW // 2 + 1, HOP)[:, None]
+        distance = np.arange(WINDOW // 2)
+        mel = mel_matrix()
+        (bins,) = np.nonzero(mel.any(axis=1))
+        angle = 2 * np.pi * bins * distance[:, None] / FFT
+        hann = 0.5 + 0.5 * np.cos(2 * np.pi * distance / WINDOW)
+        hann[0] /= 2  # the middle is its own mirror image, and counts once
+        buffers = {
+            "later": middle + distance,
+            "earlier": middle - distance,
+            "cosines": (hann[:, None] * np.cos(angle)).astype(np.float32),
+            "sines": (hann[:, None] * np.sin(angle)).astype(np.float32),
+            "mel": mel[bins].astype(np.float32),
+        }
+        for name, values in buffers.items():
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        real, imaginary = F.conv1d(audio[:, None], self.fourier, stride=HOP).chunk(2, dim=1)
-        magnitude = torch.sqrt(real * real + imaginary * imaginary + 1e-12)
-        return torch.log(magnitude.transpose(1, 2) @ self.mel + self.offset)[:, None]
+        later, earlier = audio[:, self.later], audio[:, self.earlier]
+        even, odd = (later + earlier) @ self.cosines, (later - earlier) @ self.sines
+        magnitude = torch.sqrt(even * even + odd * odd + 1e-12)
+        return torch.log(magnitude @ self.mel + self.offset)[:, None]

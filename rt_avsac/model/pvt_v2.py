@@ -116,7 +116,7 @@ class Stage(nn.Module):
 
 
 class PvtV2(nn.Module):
-    """image [B, 3, H, W], RGB in [0, 255] → four levels at strides 4, 8, 16, 32; default depths: B5.
+    """image [B, 3, H, W], normalised by `norm` → four levels at strides 4, 8, 16, 32; default depths: B5.
 
     `drop_path`: share of pictures whose last block is skipped in training; earlier blocks proportionally less.
     """
@@ -137,8 +137,7 @@ class PvtV2(nn.Module):
         self.apply(_initialise)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = self.norm(image)
-        levels = []
+        levels, x = [], image
         for stage in self.stages:
             x = stage(x)
             levels.append(x)

@@ -37,7 +37,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """image [B, 3, H, W], RGB in [0, 255] → four levels at strides 4, 8, 16, 32; default depths: ResNet-50."""
+    """image [B, 3, H, W], normalised by `norm` → four levels at strides 4, 8, 16, 32; default depths: ResNet-50."""
 
     channels = (256, 512, 1024, 2048)
 
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = F.relu(self.bn1(self.conv1(self.norm(image))))
+        x = F.relu(self.bn1(self.conv1(image)))
         x = F.max_pool2d(x, 3, 2, 1)
         levels = []
         for index in range(4):
