@@ -15,7 +15,7 @@ import rt_avsac
 from rt_avsac import bundle
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import BACKENDS, PRECISIONS, backend_module
-from rt_avsac.errors import ModelError, UserError
+from rt_avsac.errors import ModelError, UserError, reason
 
 Progress = Callable[[str], None]
 
@@ -80,10 +80,10 @@ def build(request: Request, out: Path, say: Progress) -> bundle.Manifest:
             built = builders.BUILDERS[request.backend](request, folder, say)
             manifest = bundle.write_manifest(folder, builders.manifest_of(request, built, machine))
     except (MemoryError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        why = reason(error)
         if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
-            reason = "out of memory while building; free some, or use a larger machine"
-        raise ModelError(f"bundle {out}: {request.backend} {request.precision} cannot be built: {reason}") from error
+            why = "out of memory while building; free some, or use a larger machine"
+        raise ModelError(f"bundle {out}: {request.backend} {request.precision} cannot be built: {why}") from error
     say(f"compiled in {time.monotonic() - started:.1f} s: {manifest.backend} {manifest.precision}")
     return manifest
 

@@ -37,3 +37,10 @@ class DiskError(UserError):
     """A file cannot be written: the disk is full, or the folder is not ours."""
 
     exit_code = 5
+
+
+def reason(error: BaseException) -> str:
+    """The one line of a library's error that says what was wrong; OpenVINO says first where it happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Exception from ", "Check '"))] or lines
+    return said[0] if said else type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rt_avsac.errors import ModelError
+from rt_avsac.errors import ModelError, reason
 
 
 def register() -> None:
@@ -77,8 +77,9 @@ def compile_pt2(path: str | Path, cache: str | Path) -> Any:
 
         register()
     except Exception as error:  # without a driver or TensorRT's libraries it raises more than ImportError
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"Torch-TensorRT: cannot be imported ({reason}); use --backend tensorrt or cuda") from None
+        raise ModelError(
+            f"Torch-TensorRT: cannot be imported ({reason(error)}); use --backend tensorrt or cuda"
+        ) from None
     from rt_avsac.export import example
 
     # before decomposition: on the CPU attention is taken apart into an op without a converter

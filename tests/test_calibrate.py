@@ -138,23 +138,28 @@ def test_one_graph_for_torch_openvino_and_the_exports(calibrated: tuple[Path, Pa
     assert manifest.calibration["num_windows"] == 6
     import openvino
 
-    core = openvino.Core()
-    from_onnx = core.compile_model(str(out / "tiny.int8.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    core, fp32 = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+    from_onnx = core.compile_model(str(out / "tiny.int8.onnx"), "CPU", fp32)
+    fewer = builders.gaining(net, calibration)
+    assert len(fewer.ranges) == manifest.calibration["int8_layers"] < len(calibration.ranges)
+    partly, converted = quantized(net, fewer), core.compile_model(builders.convert(net, fewer), "CPU", fp32)
     with open_engine(bundle, LiveSettings()) as engine:
         for image, audio in windows(64, 15_600, count=2, seed=3):
             inputs = (torch.from_numpy(image), torch.from_numpy(audio))
             with torch.inference_mode():
                 exact, wanted = plain(*inputs)[0][0].numpy(), rounded(*inputs)[0][0].numpy()
-                loaded = again(*inputs)[0][0].numpy()
+                loaded, fewer_wanted = again(*inputs)[0][0].numpy(), partly(*inputs)[0][0].numpy()
             assert np.abs(wanted - exact).max() > 1e-6  # it is rounded
             np.testing.assert_allclose(loaded, wanted, atol=1e-5)
-            # int8 kernels add up in another order: one step here or there. ONNX has no steps of half the size
-            for got, limit in (
-                (engine.run(image[0], audio[0]).sounding, 0.04),
-                (from_onnx([image, audio])[0][0], 0.06),
+            # int8 kernels add up in another order: one step here or there. ONNX has no steps of half the size, and in
+            # the bundle bf16, where it is faster, moves random weights' values over many a step
+            for got, asked, limit in (
+                (converted([image, audio])[0][0], fewer_wanted, 0.03),
+                (from_onnx([image, audio])[0][0], wanted, 0.06),
+                (engine.run(image[0], audio[0]).sounding, fewer_wanted, 0.12),
             ):
-                assert np.abs(got - wanted).mean() < limit
-                assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.9
+                assert np.abs(got - asked).mean() < limit
+                assert np.corrcoef(got.ravel(), asked.ravel())[0, 1] > 0.9
 
 
 def test_auto_takes_int8_only_where_its_masks_are_those_of_fp32(

@@ -143,7 +143,8 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (RuntimeError("std::bad_alloc"), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
         (RuntimeError("CUDA out of memory. Tried"), "out of memory"),
-        (RuntimeError("no kernel\nfor this"), "no kernel"),
+        (RuntimeError("no kernel\nfor this"), "cannot be built: no kernel"),
+        (RuntimeError("Exception from a.cpp:1:\nCheck 'x' failed at b.cpp:2:\nno Softmax\n\n"), "built: no Softmax"),
     ],
 )
 def test_a_builder_that_fails_leaves_the_old_bundle(
@@ -184,6 +185,29 @@ def test_a_machine_without_memory(torch_bundle: Path, checkpoint: Path) -> None:
     assert "Traceback" not in done.stderr
     with open_engine(torch_bundle, LiveSettings()):
         pass
+
+
+def test_a_precision_that_is_switched_off_is_left_out(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rt_avsac.engines import openvino as engine
+
+    real = engine.compile_model
+
+    def without_bf16(core: Any, model: Any, hint: str, num_threads: int) -> Any:
+        if hint == "bf16":
+            raise RuntimeError("no primitive")
+        return real(core, model, hint, num_threads)
+
+    monkeypatch.setattr(engine, "capabilities", lambda core: ["BF16"])
+    monkeypatch.setattr(engine, "compile_model", without_bf16)
+    said: list[str] = []
+    manifest = build_bundle(Request(checkpoint, "openvino", "auto"), tmp_path / "b", said.append)
+    assert manifest.precision == "fp32"
+    assert "bf16 is left out: no primitive" in said
+    with pytest.raises(ModelError, match="no primitive"):
+        build_bundle(Request(checkpoint, "openvino", "bf16"), tmp_path / "c", said.append)
+    assert not (tmp_path / "c").exists()
 
 
 def test_backend_choice() -> None:

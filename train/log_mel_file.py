@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rt_avsac.errors import UserError
+from rt_avsac.errors import UserError, reason
 
 
 def _storage(content: bytes) -> Any:
@@ -53,8 +53,7 @@ def read_log_mel(path: Path) -> NDArray[np.float32]:
     try:
         value = _storage(content) if content.startswith(b"PK") else _Unpickler(io.BytesIO(content)).load()
     except Exception as error:  # a damaged pickle raises almost anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"log-mel file {path}: refused or damaged: {reason}") from None
+        raise UserError(f"log-mel file {path}: refused or damaged: {reason(error)}") from None
     if isinstance(value, torch.Tensor):
         value = value.detach().float().numpy()
     if not isinstance(value, np.ndarray) or value.ndim != 4 or value.shape[1:] != (1, 96, 64):

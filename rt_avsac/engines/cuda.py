@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rt_avsac.bundle import Machine, Manifest
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Outputs, Packed
-from rt_avsac.errors import ModelError
+from rt_avsac.errors import ModelError, reason
 
 ENGINE = "engine.pt2"
 WARM_UPS = 3
@@ -149,5 +149,4 @@ def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> Cud
         network = torch._inductor.aoti_load_package(str(folder / ENGINE))
         return CudaEngine(network, manifest)
     except RuntimeError as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"bundle {folder}: CUDA cannot run {ENGINE}: {reason}; compile it again") from None
+        raise ModelError(f"bundle {folder}: CUDA cannot run {ENGINE}: {reason(error)}; compile it again") from None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rt_avsac.bundle import Machine, Manifest
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Outputs
-from rt_avsac.errors import ModelError
+from rt_avsac.errors import ModelError, reason
 
 if TYPE_CHECKING:
     import openvino
@@ -107,6 +107,5 @@ def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> Ope
     try:
         compiled = compile_model(core, str(folder / ENGINE), hint, settings.num_threads)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ModelError(f"bundle {folder}: OpenVINO cannot load {ENGINE}: {reason}; compile it again") from None
+        raise ModelError(f"bundle {folder}: OpenVINO cannot load {ENGINE}: {reason(error)}; compile it again") from None
     return OpenVinoEngine(compiled, manifest)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rt_avsac.bundle import Machine, Manifest
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Outputs, Packed
-from rt_avsac.errors import ModelError
+from rt_avsac.errors import ModelError, reason
 
 ENGINE = "engine.plan"
 SCALE = "scale-{height}x{width}.plan"  # brings a frame of this size to the network's
@@ -32,8 +32,9 @@ def import_tensorrt() -> Any:
 
         return tensorrt
     except Exception as error:  # without its libraries it raises more than ImportError
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"backend tensorrt: cannot be imported ({reason}); install TensorRT, or use cuda") from None
+        raise ModelError(
+            f"backend tensorrt: cannot be imported ({reason(error)}); install TensorRT, or use cuda"
+        ) from None
 
 
 def import_cudart() -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rt_avsac.config import override
-from rt_avsac.errors import ModelError, UserError
+from rt_avsac.errors import ModelError, UserError, reason
 from rt_avsac.model.avsac import Avsac
 from rt_avsac.model.settings import ModelSettings
 
@@ -70,8 +70,7 @@ def load(path: str | Path) -> tuple[Avsac, dict[str, Any]]:
     except UserError as error:
         raise ModelError(str(error)) from None
     except (RuntimeError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0]
-        raise ModelError(f"model {path}: weights do not fit the settings inside: {first}") from None
+        raise ModelError(f"model {path}: weights do not fit the settings inside: {reason(error)}") from None
     return net.eval(), header
 
 
