@@ -20,6 +20,7 @@ from typing import Any
 
 from calibrate.chart import layer_errors
 from calibrate.compare import Budget, Row, compare, engines_for, over_budget, table
+from calibrate.modelopt_ranges import by_modelopt, import_modelopt
 from calibrate.ranges import Method, observe, ranges_of
 from calibrate.samples import Sample, collect
 from calibrate.sensitivity import Sweep, mask_iou, sounding, sweep
@@ -30,7 +31,8 @@ from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Calibration, Range, quantized
 
 Say = Callable[[str], None]
-METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
+METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")  # of "auto"
+MODELOPT = "modelopt"
 
 
 def choose_ranges(
@@ -43,7 +45,10 @@ def choose_ranges(
     best: tuple[str, dict[str, Range]] = ("", {})
     for method in METHODS if asked == "auto" else (asked,):
         for smoothed in (False, True) if smooth == "auto" else (smooth == "on",):
-            ranges = ranges_of(net, observers, method, smoothed)  # type: ignore[arg-type]
+            if method == MODELOPT:
+                ranges = by_modelopt(net, samples, smoothed, observers)
+            else:
+                ranges = ranges_of(net, observers, method, smoothed)  # type: ignore[arg-type]
             name = f"{method}+smooth" if smoothed else str(method)
             tried[name] = mask_iou(sounding(quantized(net, Calibration("", "", ranges, [])), probes), wanted)
             say(f"{name}: masks agree {tried[name]:.4f} with every layer in int8")
@@ -114,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.probes < 1 or args.eval_num < 1:
         raise UserError("calibration: --probes and --eval-num must be at least 1")
+    if args.method == MODELOPT:
+        import_modelopt()  # before the work, not after it
     checkpoint = find(args.checkpoint)
     if checkpoint.is_dir():
         raise ModelError(f"calibrate {args.checkpoint}: asked a checkpoint, got an engine bundle")
@@ -171,7 +178,10 @@ def parser() -> Parser:
     made.add_argument("--seed", type=int, default=0, help="which windows [0]")
     made.add_argument("--split", default="train", help="of --data [train]")
     made.add_argument(
-        "--method", choices=("auto", *METHODS), default="auto", help="auto: the best on the probes [auto]"
+        "--method",
+        choices=("auto", *METHODS, MODELOPT),
+        default="auto",
+        help="auto: the best of the next three on the probes; modelopt: NVIDIA's, to be installed [auto]",
     )
     made.add_argument("--smooth", choices=("auto", "on", "off"), default="auto", help="SmoothQuant's divisors [auto]")
     made.add_argument("--eval-data", metavar="PATH", default="", help="where int8 is judged [--data]")

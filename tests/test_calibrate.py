@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from calibrate.compare import Budget, Row, over_budget
-from calibrate.ranges import Observer, entropy_limit, smoothing
+from calibrate.modelopt_ranges import by_modelopt, import_modelopt
+from calibrate.ranges import Observer, entropy_limit, observe, ranges_of, smoothing
 from calibrate.run import main
 from calibrate.samples import collect, stratified
 from calibrate.sensitivity import choose_cut, mask_iou
@@ -112,6 +114,36 @@ def test_smoothquant_keeps_the_product() -> None:
     plain = quantize.Rounded(torch.nn.Linear(16, 8), Range(float(x.abs().max()), False))
     assert error < 0.05
     assert plain(x).shape == wanted.shape
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_modelopt_sees_what_we_see(calibrated: tuple[Path, Path], data: Path, smooth: bool) -> None:
+    """NVIDIA's own calibration, as a second opinion: without SmoothQuant each range is ours to the bit."""
+    net, _ = checkpoints.load(calibrated[0])
+    samples = collect(data, 3, 0, 64)
+    observers = observe(net, samples, print)
+    ours = ranges_of(net, observers, "minmax", smooth)
+    theirs = by_modelopt(net, samples, smooth, observers)
+    assert theirs.keys() == ours.keys()
+    smoothed = {name for name, measured in theirs.items() if measured.smooth}
+    assert smoothed == {name for name, measured in ours.items() if measured.smooth}
+    assert bool(smoothed) is smooth
+    plain = [name for name in ours if name not in smoothed]
+    assert [theirs[name] for name in plain] == [ours[name] for name in plain]
+    inputs = [torch.from_numpy(array)[None] for array in (samples[0].image, samples[0].audio)]
+    with torch.inference_mode():
+        exact = Deployed(net).eval()(*inputs)[0].numpy()
+        rounded = quantized(net, Calibration("", "modelopt", theirs, []))(*inputs)[0].numpy()
+    assert np.abs(rounded - exact).max() > 1e-6
+    assert np.corrcoef(rounded.ravel(), exact.ravel())[0, 1] > 0.9
+
+
+def test_without_modelopt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt", None)
+    for name in [name for name in sys.modules if name.startswith("modelopt.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ModelError, match=r"pip install 'rt-avsac\[modelopt\]'"):
+        import_modelopt()
 
 
 def test_what_is_written(calibrated: tuple[Path, Path], calibration: Calibration) -> None:

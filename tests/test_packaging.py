@@ -16,7 +16,7 @@ import tomllib
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULE_OF = {"opencv-python-headless": "cv2", "pyzmq": "zmq", "pillow": "PIL", "cuda-bindings": "cuda"}
-MODULE_OF["tensorrt-rtx"] = "tensorrt_rtx"
+MODULE_OF |= {"tensorrt-rtx": "tensorrt_rtx", "nvidia-modelopt": "modelopt"}
 OTHERS = {"gi", "rclpy", "builtin_interfaces", "sensor_msgs", "std_msgs", "vision_msgs"}  # of the system, or of ROS
 OPTIONAL = {"pynvml", "torch_tensorrt"}  # used where it happens to be installed (the latter by tests/run.sh)
 COMES_ALONG = {"tensorrt": "torch-tensorrt", "onnx_ir": "onnxscript"}
@@ -117,7 +117,7 @@ def names(extra: str | None) -> set[str]:
     [
         ("rt_avsac", ("app", "train", "tensorrt")),
         ("train", ("train",)),
-        ("calibrate", ("train",)),
+        ("calibrate", ("modelopt",)),
         ("tests", ("test",)),
         ("benchmarks", ("test",)),
         ("tools", ("test",)),
