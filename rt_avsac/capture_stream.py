@@ -25,8 +25,9 @@ READ_MARGIN_S = 0.3  # a read gives up so long after the watchdog did
 MAX_STAMP_AGE_NS = 2_000_000_000
 MAX_DRIFT_NS = 20_000_000  # sound whose stamps leave the count of its samples by this much begins a new run
 NO_CLOCK_FORMATS = ("mpjpeg", "mjpeg")  # their stamps are made up by the reader
-DRAINED_NS = 1_000_000  # a read that waited so long found nothing queued: we keep up
-MAX_QUEUED_NS = 1_000_000_000  # never drained for so long: we are too slow, and skip to the newest
+BEHIND_AFTER_NS = 1_000_000_000  # in each such span the reads must have waited …
+MIN_WAITED_NS = 50_000_000  # … so much in all, or we are too slow and skip to the newest
+DRAINED_NS = 5_000_000  # a read that waited so long, not just for its turn on the processor, found nothing queued
 OPTIONS = {
     "rtsp_transport": "tcp",
     "flags": "low_delay",
@@ -136,8 +137,9 @@ def _shots(
     # a file on a server: it has a length, or a size (a live stream has an error there)
     is_finite = has_clock and (container.duration is not None or container.size > 0)
     clock = SampleClock()
-    drained_ns = before_ns = time.monotonic_ns()
-    skipping = False
+    span_ns = before_ns = time.monotonic_ns()
+    waited_ns = 0
+    skipping = drained = False
     began_ns: int | None = None
     for packet in container.demux(streams):
         now_ns = time.monotonic_ns()  # before any decoding
@@ -152,14 +154,17 @@ def _shots(
             if stop.wait(max(0, began_ns + start_ns - now_ns) / SECOND_NS):
                 return
             now_ns = time.monotonic_ns()
-        elif now_ns - before_ns >= DRAINED_NS:
-            drained_ns, skipping = now_ns, skipping and not (is_picture and packet.is_keyframe)
-        elif now_ns - drained_ns > MAX_QUEUED_NS:
-            skipping = True
+        waited_ns += now_ns - before_ns
+        was_queued = now_ns - before_ns < DRAINED_NS
+        drained = drained or not was_queued
+        if skipping and drained and is_picture and packet.is_keyframe:
+            skipping, span_ns, waited_ns = False, now_ns, 0
+        elif now_ns - span_ns >= BEHIND_AFTER_NS and not (skipping or is_finite):
+            skipping, drained, span_ns, waited_ns = waited_ns < MIN_WAITED_NS, False, now_ns, 0
         if start_ns is not None and has_clock:
             # the picture is whole at its stamp, the sound at the end of its packet
             length_ns = 0 if is_picture else round((packet.duration or 0) * packet.time_base * SECOND_NS)
-            clock.update(now_ns, start_ns + length_ns)
+            clock.update(now_ns, start_ns + length_ns, was_queued=was_queued)
         if skipping and is_picture:
             count("packet_behind")
             before_ns = time.monotonic_ns()

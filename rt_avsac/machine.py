@@ -138,7 +138,7 @@ def _jetson_watts() -> dict[str, float]:
 
 def _nvml_watts() -> dict[str, float]:
     try:
-        import pynvml  # type: ignore[import-not-found]
+        import pynvml
 
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)

@@ -43,11 +43,11 @@ class SampleClock:
         self.epoch = 0
         self.started = False
 
-    def update(self, now_ns: int, position_ns: int, lost: bool = False) -> None:
+    def update(self, now_ns: int, position_ns: int, lost: bool = False, was_queued: bool = False) -> None:
         """A block that ends at `position_ns` arrived at `now_ns`; `lost`: samples before it are gone, says the driver.
 
-        A stall followed by a burst of the old samples leaves the clock as it is; a stall that lost them shows as
-        blocks that stay too late.
+        `was_queued`: it was there before we asked, so that it is late by our own doing. A stall followed by a burst
+        of the old samples leaves the clock as it is; a stall that lost them shows as blocks that stay too late.
         """
         raw_ns = now_ns - position_ns
         if lost and self.started:
@@ -56,6 +56,8 @@ class SampleClock:
         self.zero_ns = self._envelope.add(now_ns, raw_ns)
         if raw_ns <= self.zero_ns + JUMP_NS:
             self._behind_since_ns = None
+        elif was_queued:
+            return
         elif self._behind_since_ns is None:
             self._behind_since_ns, self._behind_ns = now_ns, raw_ns
         else:

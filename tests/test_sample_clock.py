@@ -49,6 +49,15 @@ def test_a_stall_with_a_burst_of_the_old_samples_changes_nothing() -> None:
     assert clock.epoch == 0
 
 
+def test_blocks_that_waited_for_a_slow_reader_say_nothing_of_the_camera() -> None:
+    clock = SampleClock()
+    run(clock, np.zeros(200))
+    for number in range(201, 301):
+        clock.update(number * BLOCK_NS + 300 * MS, number * BLOCK_NS, was_queued=True)
+    assert clock.time_ns(0) == 0
+    assert clock.epoch == 0
+
+
 def test_samples_lost_without_a_word_are_found_within_half_a_second() -> None:
     clock = SampleClock()
     run(clock, np.zeros(200))
