@@ -81,7 +81,7 @@ def for_torch(request: Request, folder: Path, say: Progress) -> Built:
 def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     """An OpenVINO model; "auto": bf16 or fp32, whichever is faster here, and int8 where there is no bf16 and its masks,
     too, are those of fp32 on this processor."""
-    from rt_avsac.engines.openvino import ENGINE, HINTS, capabilities, compile_model, import_openvino
+    from rt_avsac.engines.openvino import ENGINE, HINTS, capabilities, compile_model, import_openvino, saturates
     from rt_avsac.model.checkpoint import load
 
     ov = import_openvino()
@@ -100,13 +100,14 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
         calibration = approved_calibration(request, say)
     if calibration is not None:
         calibration = gaining(net, calibration)
+    overflows = calibration is not None and saturates(core)
     probe = windows(net.settings.image_size, NUM_AUDIO_SAMPLES, count=1)[0]
     probes = demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES)
     # what is not int8 runs in one of these; bf16 only where the processor has it, and only if it is faster
     hints = [HINTS[precision]] if precision in HINTS else [HINTS[kind] for kind in computed_in(able)]
     for tried in (calibration, None) if calibration is not None and precision == "auto" else (calibration,):
         say("converting the network")
-        model = convert(net, tried)
+        model = convert(net, tried, overflows)
         say("measuring on this processor")
         runs = {}
         for hint in hints:
@@ -130,7 +131,7 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
         options={"hint": hint},
         deviation=found,
         measured_ms=measured,
-        calibration=tried.summary() if tried is not None else {},
+        calibration=tried.summary() | {"half_range_weights": overflows} if tried is not None else {},
     )
 
 
@@ -149,8 +150,11 @@ def num_outputs(net: Avsac) -> int:
         return len(Deployed(net).eval()(torch.from_numpy(image), torch.from_numpy(audio)))
 
 
-def convert(net: Avsac, calibration: Calibration | None) -> Any:
-    """An openvino.Model of the deployed network with static shapes, Q/DQ inside when calibrated."""
+def convert(net: Avsac, calibration: Calibration | None, overflows: bool = False) -> Any:
+    """An openvino.Model of the deployed network with static shapes, Q/DQ inside when calibrated.
+
+    `overflows`: for a processor whose int8 sums do.
+    """
     import warnings
 
     import torch
@@ -163,7 +167,7 @@ def convert(net: Avsac, calibration: Calibration | None) -> Any:
     if calibration is not None:
         from rt_avsac.quantize import quantized
 
-        deployed = quantized(net, calibration)
+        deployed = quantized(net, calibration, overflows)
     size = net.settings.image_size
     example = (torch.zeros(1, size, size, 3, dtype=torch.uint8), torch.zeros(1, NUM_AUDIO_SAMPLES))
     shapes = [([1, size, size, 3], ov.Type.u8), ([1, NUM_AUDIO_SAMPLES], ov.Type.f32)]

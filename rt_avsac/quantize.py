@@ -18,6 +18,7 @@ from rt_avsac.model.avsac import Avsac, Deployed
 
 FORMAT = 1
 LEVELS = 127  # steps up to the largest magnitude, zero at 0: weights -127 … 127, activations -128 … 127
+HALF_LEVELS = 63  # of weights whose products with 255 are added in pairs in 16 bits
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,10 @@ class WeightQdq(nn.Module):
     scale: Tensor
     on = True
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, levels: int) -> None:
         super().__init__()
         amax = weight.detach().flatten(1).abs().amax(dim=1).clamp(min=1e-8)
-        self.register_buffer("scale", amax / LEVELS)
+        self.register_buffer("scale", amax / levels)
 
     def forward(self, weight: Tensor) -> Tensor:
         return qdq(weight, self.scale, 0, False) if self.on else weight
@@ -137,13 +138,13 @@ class InputQdq(nn.Module):
 class Rounded(nn.Module):
     """A layer with Q/DQ on its input and its weight."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, measured: Range) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, measured: Range, levels: int = LEVELS) -> None:
         super().__init__()
         self.input = InputQdq(measured, -1 if isinstance(layer, nn.Linear) else -3)
         if measured.smooth:
             shape = [1, -1] + [1] * (layer.weight.dim() - 2)
             layer.weight.data.mul_(torch.tensor(measured.smooth).reshape(shape))
-        parametrize.register_parametrization(layer, "weight", WeightQdq(layer.weight))
+        parametrize.register_parametrization(layer, "weight", WeightQdq(layer.weight, levels))
         self.layer = layer
 
     def switch(self, on: bool) -> None:
@@ -180,8 +181,12 @@ def folded(net: Avsac) -> Avsac:
     return fold_batch_norm(copy.deepcopy(net).eval())  # type: ignore[return-value]
 
 
-def quantized(net: Avsac, calibration: Calibration) -> Deployed:
-    """The deployed network with Q/DQ around every layer in `calibration.ranges`; `net` stays as it was."""
+def quantized(net: Avsac, calibration: Calibration, saturates: bool = False) -> Deployed:
+    """The deployed network with Q/DQ around every layer in `calibration.ranges`; `net` stays as it was.
+
+    `saturates`: for a processor whose int8 sums overflow; where that happens, weights get half their range. That is
+    where the steps of the input are unsigned, but not where each output reads one channel.
+    """
     rounded = folded(net)
     found = layers(rounded)
     unknown = sorted(set(calibration.ranges) - set(found))
@@ -189,5 +194,8 @@ def quantized(net: Avsac, calibration: Calibration) -> Deployed:
         raise ModelError(f"calibration: layer {unknown[0]!r} is not in this network; calibrate again")
     for name, measured in calibration.ranges.items():
         parent, _, leaf = name.rpartition(".")
-        setattr(rounded.get_submodule(parent), leaf, Rounded(found[name], measured))
+        layer = found[name]
+        overflows = saturates and measured.positive and getattr(layer, "groups", 1) == 1
+        rounded_layer = Rounded(layer, measured, HALF_LEVELS if overflows else LEVELS)
+        setattr(rounded.get_submodule(parent), leaf, rounded_layer)
     return Deployed(rounded.requires_grad_(False)).eval()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -30,7 +33,7 @@ from rt_avsac.errors import ModelError
 from rt_avsac.model import checkpoint as checkpoints
 from rt_avsac.model.avsac import Deployed
 from rt_avsac.probe import windows
-from rt_avsac.quantize import Calibration, Range, quantized, read_calibration
+from rt_avsac.quantize import Calibration, Range, WeightQdq, quantized, read_calibration
 from tests.rtx import build_onnx, build_pt2, needs_rtx, needs_torch_tensorrt
 from tests.small_set import make_small_set
 from tests.tiny_model import make_tiny
@@ -192,6 +195,43 @@ def test_one_graph_for_torch_openvino_and_the_exports(calibrated: tuple[Path, Pa
             ):
                 assert np.abs(got - asked).mean() < limit
                 assert np.corrcoef(got.ravel(), asked.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors add int8 products in 32 bits")
+@pytest.mark.parametrize(("instructions", "found"), [("AVX2", "True"), ("DEFAULT", None)])
+def test_sums_that_overflow_are_noticed(instructions: str, found: str | None) -> None:
+    code = "from rt_avsac.engines.openvino import *; print(saturates(import_openvino().Core()))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": instructions},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    has_vnni = "vnni" in Path("/proc/cpuinfo").read_text()
+    assert ran.stdout.strip() == (found or str(not has_vnni))
+
+
+def test_where_sums_overflow_weights_get_half_their_range(
+    calibrated: tuple[Path, Path], calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, out = calibrated
+    net, _ = checkpoints.load(checkpoint)
+    whole, half = (quantized(net, calibration, saturates) for saturates in (False, True))
+    num_layers = {"unsigned": 0, "one channel": 0, "signed": 0}
+    for name in calibration.ranges:
+        before, after = whole.get_submodule(f"net.{name}"), half.get_submodule(f"net.{name}")
+        assert isinstance(after, quantize.Rounded)
+        (old,), (new,) = ([m for m in each.modules() if isinstance(m, WeightQdq)] for each in (before, after))
+        group = (
+            "one channel" if getattr(after.layer, "groups", 1) > 1 else "unsigned" if after.input.positive else "signed"
+        )
+        num_layers[group] += 1
+        assert torch.allclose(new.scale, old.scale * (127 / 63 if group == "unsigned" else 1))
+    assert all(num_layers.values())
+    monkeypatch.setattr("rt_avsac.engines.openvino.saturates", lambda core: True)
+    request = Request(checkpoint, "openvino", "int8", str(out / "tiny.calibration.json"))
+    assert build_bundle(request, tmp_path / "half", print).calibration["half_range_weights"] is True
 
 
 def test_auto_takes_int8_only_where_its_masks_are_those_of_fp32(
