@@ -76,13 +76,22 @@ def read_calibration(path: str | Path) -> Calibration:
         raise ModelError(f"calibration {path}: not a calibration file ({type(error).__name__}: {error})") from None
 
 
-@torch.library.custom_op("rt_avsac::qdq", mutates_args=())
 def qdq(x: Tensor, scale: Tensor, axis: int, positive: bool) -> Tensor:
     """Round `x` to int8 steps of `scale` and back: one scale (axis -1) or one a channel of `axis`.
 
     One op, so that each backend gets what it likes best: TensorRT a quantize/dequantize pair, ONNX likewise, OpenVINO
     a FakeQuantize. `positive` only matters there: it allows unsigned steps, twice as fine.
     """
+    rounded: Tensor = torch.ops.rt_avsac.qdq(x, scale, axis, positive)
+    return rounded
+
+
+# not as a custom_op: its first call imports torch's compiler, which takes longer than the whole trace
+torch.library.define("rt_avsac::qdq", "(Tensor x, Tensor scale, int axis, bool positive) -> Tensor")
+
+
+@torch.library.impl("rt_avsac::qdq", "default")
+def _(x: Tensor, scale: Tensor, axis: int, positive: bool) -> Tensor:
     if axis >= 0:
         zeros = torch.zeros(scale.numel(), dtype=torch.int32, device=scale.device)
         return torch.fake_quantize_per_channel_affine(x, scale, zeros, axis, -LEVELS, LEVELS)
@@ -92,7 +101,7 @@ def qdq(x: Tensor, scale: Tensor, axis: int, positive: bool) -> Tensor:
     return torch.fake_quantize_per_tensor_affine(x, scale, zero, -LEVELS - 1, LEVELS)
 
 
-@qdq.register_fake
+@torch.library.register_fake("rt_avsac::qdq")
 def _(x: Tensor, scale: Tensor, axis: int, positive: bool) -> Tensor:
     return torch.empty_like(x)
 
