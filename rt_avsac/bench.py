@@ -11,11 +11,12 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rt_avsac import machine
+from rt_avsac.bench_chart import draw, draw_soak
 from rt_avsac.bench_compare import moves, other_machine, read_result
 from rt_avsac.bench_compare import text as moves_text
 from rt_avsac.bench_load import CAMERA_STAGES, FLAT_STAGES, Measured, camera_rate, demo_windows, single_stream
@@ -26,8 +27,6 @@ from rt_avsac.latency import Series, table
 NUM, NUM_QUICK = 1024, 200  # MLPerf's single-stream wants 1,024 queries for its 90th percentile
 FPS = 30.0
 NUM_WINDOWS = 256
-MAX_GROWTH_MB_PER_HOUR = 8.0
-SOAK_SAMPLE_S = 20.0
 
 
 def engines_of(args: argparse.Namespace) -> dict[str, LiveSettings]:
@@ -41,6 +40,10 @@ def engines_of(args: argparse.Namespace) -> dict[str, LiveSettings]:
         backend, _, precision = word.partition(":")
         found[word] = override(base, {"backend": backend, "precision": precision or "auto"}, f"bench --engines {word}")
     return found
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def rows_of(measured: Measured, stages: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -77,56 +80,10 @@ def own_cost_ns() -> int:
     return (time.perf_counter_ns() - began) // rounds
 
 
-def soak(settings: LiveSettings, hours: float) -> dict[str, Any]:
-    """The pipeline on the demo for so long; memory every 20 s, and how it grows after the first tenth."""
-    import threading
-
-    import numpy as np
-
-    from rt_avsac.pipeline import run
-    from rt_avsac.stop import stop_on_signals
-
-    samples: list[tuple[float, float]] = []
-    began = time.monotonic()
-    with stop_on_signals() as stop:
-
-        def watch() -> None:
-            while not stop.wait(min(SOAK_SAMPLE_S, hours * 3600 / 50)):
-                samples.append(((time.monotonic() - began) / 3600, machine.memory_mb().get("resident", 0.0)))
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        seconds = hours * 3600
-        summary = run(
-            replace(settings, camera="demo", mic="auto", bind="tcp://127.0.0.1:0", duration_s=seconds), stop=stop
-        )
-        stop.set()
-        watcher.join()
-    settled = np.array(samples[len(samples) // 10 :] or [(0.0, 0.0)])
-    growth = float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0]) if len(settled) > 4 else 0.0
-    # over a short soak the slope is noise: what was really gained must be visible too
-    gained = float(settled[-1, 1] - settled[0, 1])
-    return {
-        "hours": round((time.monotonic() - began) / 3600, 4),
-        "masks": summary.masks,
-        "fps": round(summary.fps, 2),
-        "drops": summary.drops,
-        "latency_ms": summary.latency_ms,
-        "memory_mb": [round(value, 1) for _, value in samples],
-        "growth_mb_per_hour": round(growth, 2),
-        "gained_mb": round(gained, 2),
-        "grows": growth > MAX_GROWTH_MB_PER_HOUR and gained > MAX_GROWTH_MB_PER_HOUR,
-    }
-
-
 def measure(
     args: argparse.Namespace, engines: dict[str, LiveSettings], num: int
 ) -> tuple[dict[str, Any], dict[str, Measured]]:
     """Both loads → the JSON table, and the single-stream series for the picture."""
-
-    def say(text: str) -> None:
-        print(f"bench: {text}", file=sys.stderr, flush=True)
-
     before = os.getloadavg()[0]
     meter = machine.PowerMeter().start()
     flat = single_stream(engines, num, demo_windows(NUM_WINDOWS), say)
@@ -152,27 +109,43 @@ def measure(
     return result, flat
 
 
-def write(out: Path, result: dict[str, Any], flat: dict[str, Measured]) -> None:
+def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        temporary = out / f".{os.getpid()}.bench.json"
+    except OSError as error:
+        raise DiskError(f"bench --out {out}: cannot be made: {error.strerror}") from None
+
+
+def write(out: Path, result: dict[str, Any], name: str, picture: Callable[[str, Path], None]) -> None:
+    """NAME.json and NAME.png, the latter by `picture(title, path)`; DiskError."""
+    try:
+        temporary = out / f".{os.getpid()}.{name}.json"
         temporary.write_text(json.dumps(result) + "\n", "utf-8")
-        os.replace(temporary, out / "bench.json")
+        os.replace(temporary, out / f"{name}.json")
     except OSError as error:
         raise DiskError(f"bench --out {out}: cannot be written: {error.strerror}") from None
     about = result["machine"]
-    title = (
-        f"{about['cpu']} {about['gpu']}, {about['cpus']} cores, load {about['load_before']}, commit {about['commit']}"
-    )
     try:
         import matplotlib  # noqa: F401
-
-        from rt_avsac.bench_chart import draw
     except ImportError:
-        print(f"\n{out / 'bench.json'}; no picture: pip install matplotlib")
+        print(f"\n{out / name}.json; no picture: pip install matplotlib")
         return
-    draw({name: measured.stages["total"] for name, measured in flat.items()}, title, out / "bench.png")
-    print(f"\n{out / 'bench.json'}, {out / 'bench.png'}")
+    load = f", load {about['load_before']}" if "load_before" in about else ""
+    picture(
+        f"{about['cpu']} {about['gpu']}, {about['cpus']} cores{load}, commit {about['commit']}", out / f"{name}.png"
+    )
+    print(f"\n{out / name}.json, {out / name}.png")
+
+
+def soaked(args: argparse.Namespace, settings: LiveSettings) -> int:
+    from rt_avsac.bench_soak import soak
+
+    result = {"bench": "soak", "machine": machine.describe(), **soak(settings, args.soak, say)}
+    print(f"{result['masks']} masks at {result['fps']} fps; memory grows {result['growth_mb_per_hour']} MB an hour")
+    if args.out:
+        write(Path(args.out), result, "soak", lambda title, path: draw_soak(result, title, path))
+    print(json.dumps(result))
+    return 1 if result["grows"] else 0
 
 
 def main(args: argparse.Namespace) -> int:
@@ -182,11 +155,12 @@ def main(args: argparse.Namespace) -> int:
     if args.samples < 0:
         raise UserError(f"bench --samples {args.samples}: asked less than nothing")
     engines = engines_of(args)
+    if args.soak and args.engines and len(engines) > 1:
+        raise UserError(f"bench --soak: asked one engine, got --engines {args.engines}")
+    if args.out:  # before the work, not after it
+        make_folder(Path(args.out))
     if args.soak:
-        result = {"bench": "soak", "machine": machine.describe(), **soak(next(iter(engines.values())), args.soak)}
-        print(f"{result['masks']} masks at {result['fps']} fps; memory grows {result['growth_mb_per_hour']} MB an hour")
-        print(json.dumps(result))
-        return 1 if result["grows"] else 0
+        return soaked(args, next(iter(engines.values())))
     num = args.samples or (NUM_QUICK if args.quick else NUM)
     result, flat = measure(args, engines, num)
     about = result["machine"]
@@ -196,7 +170,8 @@ def main(args: argparse.Namespace) -> int:
     print(f"\nmemory MB {result['memory_mb']}; watts {result['watts'] or 'not readable'}")
     print(f"measuring itself takes {100 * result['own_cost_share']:.3f} % of a window")
     if args.out:
-        write(Path(args.out), result, flat)
+        totals = {name: measured.stages["total"] for name, measured in flat.items()}
+        write(Path(args.out), result, "bench", lambda title, path: draw(totals, title, path))
     slower = False
     if old is not None:
         found = moves(old, result)

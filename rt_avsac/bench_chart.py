@@ -1,25 +1,27 @@
-"""The bench as a picture: a histogram and a timeline of the end-to-end latency of each engine."""
+"""The bench as a picture: end-to-end latency of each engine as histogram and timeline; a soak's memory and latency."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rt_avsac.errors import DiskError
 from rt_avsac.latency import Series
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SMOOTH = 25
 
 
 def draw(series: dict[str, Series], title: str, path: Path) -> None:
     """PNG, written atomically; DiskError when it cannot be."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     histogram, timeline = figure.subplots(2, 1)
     everything = np.concatenate([np.array(each.values_ns) for each in series.values()]) / 1e6
     bins = np.geomspace(max(everything.min(), 1e-3), everything.max() * 1.01, 120).tolist()
@@ -38,6 +40,28 @@ def draw(series: dict[str, Series], title: str, path: Path) -> None:
     timeline.set_xlabel("window")
     timeline.set_ylabel("ms")
     figure.suptitle(title, fontsize=9)
+    _save(figure, path)
+
+
+def draw_soak(result: dict[str, Any], title: str, path: Path) -> None:
+    """PNG of what `soak` returned, written atomically; DiskError when it cannot be."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    memory, latency = figure.subplots(2, 1, sharex=True)
+    memory.plot(result["at_hours"], result["memory_mb"])
+    memory.set_ylabel("MB resident")
+    latency.plot(result["at_hours"], result["p50_ms"], label="p50")
+    latency.plot(result["at_hours"], result["max_ms"], ".", markersize=3, label="max")
+    latency.set_yscale("log")
+    latency.set_ylabel("ms, capture to publish")
+    latency.set_xlabel("hours")
+    latency.legend(fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         figure.savefig(temporary, dpi=100, format="png")

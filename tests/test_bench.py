@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 
 from rt_avsac import cli
 from rt_avsac.bench_compare import moves
+from rt_avsac.bench_soak import soak
+from rt_avsac.config import LiveSettings
 from rt_avsac.latency import Series, table
 from tests.tiny_model import make_tiny
 
@@ -96,12 +99,35 @@ def test_a_run_and_a_comparison(tiny: Path, tmp_path: Path, capsys: pytest.Captu
     assert "slower" in capsys.readouterr().out
 
 
-def test_a_short_soak(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_soak(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "--model", str(tiny), "--engines", "torch:fp32", "--soak", str(3 / 3600)]
-    cli.main(words)
+    cli.main([*words, "--out", str(tmp_path / "out")])
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert found["masks"] > 0
-    assert len(found["memory_mb"]) > 5
+    assert len(found["memory_mb"]) == len(found["at_hours"]) == len(found["p50_ms"]) > 5
+    assert all(most >= middle > 0 for most, middle in zip(found["max_ms"], found["p50_ms"], strict=True))
+    assert json.loads((tmp_path / "out" / "soak.json").read_text()) == found
+    assert (tmp_path / "out" / "soak.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("gain_mb", "settles", "grows"), [(0.0, False, False), (0.5, False, True), (0.5, True, False)])
+def test_memory_that_grows(
+    gain_mb: float, settles: bool, grows: bool, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `gain_mb` at every look, for ever or only in the beginning."""
+    looks = itertools.count()
+    memory = {"resident": 100.0}
+
+    def memory_mb() -> dict[str, float]:
+        memory["resident"] += 0.0 if settles and next(looks) > 4 else gain_mb
+        return memory
+
+    monkeypatch.setattr("rt_avsac.machine.memory_mb", memory_mb)
+    settings = LiveSettings(model=str(tiny), backend="torch", precision="fp32")
+    said: list[str] = []
+    monkeypatch.setattr("rt_avsac.bench_soak.SAY_S", 0.5)
+    assert soak(settings, 3 / 3600, said.append)["grows"] is grows
+    assert any("min left" in line for line in said)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +138,7 @@ def test_a_short_soak(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--engines", "torch:fp8"], "fp8"),
         (["--model", "no-such"], "no-such"),
         (["--soak", "-1"], "-1"),
+        (["--soak", "1", "--engines", "torch:fp32,openvino:fp32"], "asked one engine"),
         (["--num-threads", "0"], "'0' is no number of threads"),
     ],
 )
