@@ -13,7 +13,7 @@ from rt_avsac.bundle import read
 from rt_avsac.compile import Request, build
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Engine, open_engine
-from rt_avsac.engines.openvino import capabilities, import_openvino
+from rt_avsac.engines.openvino import capabilities, open_core
 from rt_avsac.errors import ModelError
 from rt_avsac.infer import fit_audio
 from rt_avsac.scale import scale
@@ -52,7 +52,7 @@ def engines_for(
     checkpoint: Path, calibration: Path, precisions: Sequence[str], work: Path, say: Callable[[str], None]
 ) -> dict[str, Path]:
     """Bundles of fp32, the `precisions`, and int8: on OpenVINO where the processor computes it, else in torch."""
-    able = capabilities(import_openvino().Core())
+    able = capabilities(open_core())
     backends = {
         "fp32": "torch",
         "fp16": "openvino" if "FP16" in able else "torch",

@@ -82,11 +82,19 @@ def for_torch(request: Request, folder: Path, say: Progress) -> Built:
 def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     """An OpenVINO model; "auto": bf16 or fp32, whichever is faster here, and int8 where there is no bf16 and its masks,
     too, are those of fp32 on this processor."""
-    from rt_avsac.engines.openvino import ENGINE, HINTS, capabilities, compile_model, import_openvino, saturates
+    from rt_avsac.engines.openvino import (
+        ENGINE,
+        HINTS,
+        capabilities,
+        compile_model,
+        import_openvino,
+        open_core,
+        saturates,
+    )
     from rt_avsac.model.checkpoint import load
 
     ov = import_openvino()
-    core = ov.Core()
+    core = open_core()
     able = capabilities(core)
     precision = request.precision
     if precision in HINTS and precision not in computed_in(able):

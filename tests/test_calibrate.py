@@ -200,7 +200,7 @@ def test_one_graph_for_torch_openvino_and_the_exports(calibrated: tuple[Path, Pa
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors add int8 products in 32 bits")
 @pytest.mark.parametrize(("instructions", "found"), [("AVX2", "True"), ("DEFAULT", None)])
 def test_sums_that_overflow_are_noticed(instructions: str, found: str | None) -> None:
-    code = "from rt_avsac.engines.openvino import *; print(saturates(import_openvino().Core()))"
+    code = "from rt_avsac.engines.openvino import *; print(saturates(open_core()))"
     ran = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": instructions},

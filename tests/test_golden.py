@@ -67,11 +67,11 @@ def able(backend: str, precision: str) -> bool:
     """This processor computes in bf16, or the shipped model has a calibration: else there is nothing to hold."""
     from rt_avsac.bundle import sha256
     from rt_avsac.compile import find_calibration
-    from rt_avsac.engines.openvino import capabilities, import_openvino
+    from rt_avsac.engines.openvino import capabilities, open_core
     from rt_avsac.quantize import read_calibration
 
     if precision == "bf16":
-        return "BF16" in capabilities(import_openvino().Core())
+        return "BF16" in capabilities(open_core())
     if precision != "int8":
         return True
     path = find_calibration(find(MODEL))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,22 @@ def import_openvino() -> Any:
         ) from None
 
 
+def open_core() -> Any:
+    """An openvino.Core with its CPU plugin loaded, by a thread that ends at once.
+
+    The plugin gives the thread that loads it a signal stack, with room for one signal where registers are large (AMX):
+    in the main thread, a second Ctrl-C that came on top of the first was a segmentation fault.
+    """
+    core = import_openvino().Core()
+    with ThreadPoolExecutor(max_workers=1) as loader:
+        loader.submit(core.get_property, "CPU", "FULL_DEVICE_NAME").result()
+    return core
+
+
 def machine() -> Machine:
     """Runtime version and processor, with what its instructions are good for."""
     ov = import_openvino()
-    core = ov.Core()
+    core = open_core()
     name = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
     return Machine({"openvino": ov.__version__.split("-")[0]}, f"{name} ({', '.join(capabilities(core))})", "")
 
@@ -113,8 +126,7 @@ class OpenVinoEngine:
 
 def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> OpenVinoEngine:
     """The bundle's engine on the CPU; ModelError when OpenVINO cannot read it."""
-    ov = import_openvino()
-    core = ov.Core()
+    core = open_core()
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
