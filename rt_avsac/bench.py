@@ -20,6 +20,7 @@ from rt_avsac.bench_chart import draw, draw_soak
 from rt_avsac.bench_compare import moves, other_machine, read_result
 from rt_avsac.bench_compare import text as moves_text
 from rt_avsac.bench_load import CAMERA_STAGES, FLAT_STAGES, Measured, camera_rate, demo_windows, single_stream
+from rt_avsac.bench_soak import soak
 from rt_avsac.config import LiveSettings, override
 from rt_avsac.errors import DiskError, UserError
 from rt_avsac.latency import Series, table
@@ -138,8 +139,6 @@ def write(out: Path, result: dict[str, Any], name: str, picture: Callable[[str, 
 
 
 def soaked(args: argparse.Namespace, settings: LiveSettings) -> int:
-    from rt_avsac.bench_soak import soak
-
     result = {"bench": "soak", "machine": machine.describe(), **soak(settings, args.soak, say)}
     print(f"{result['masks']} masks at {result['fps']} fps; memory grows {result['growth_mb_per_hour']} MB an hour")
     if args.out:

@@ -172,8 +172,9 @@ def convert(net: Avsac, calibration: Calibration | None, overflows: bool = False
     from rt_avsac.model.avsac import Deployed
 
     ov = import_openvino()
-    deployed: Any = Deployed(copy.deepcopy(net)).eval().requires_grad_(False)
-    if calibration is not None:
+    if calibration is None:
+        deployed: Any = Deployed(copy.deepcopy(net)).eval().requires_grad_(False)
+    else:
         from rt_avsac.quantize import quantized
 
         deployed = quantized(net, calibration, overflows)

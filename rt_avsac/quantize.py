@@ -190,10 +190,10 @@ def folded(net: Avsac) -> Avsac:
     return fold_batch_norm(copy.deepcopy(net).eval())  # type: ignore[return-value]
 
 
-def quantized(net: Avsac, calibration: Calibration, saturates: bool = False) -> Deployed:
+def quantized(net: Avsac, calibration: Calibration, overflows: bool = False) -> Deployed:
     """The deployed network with Q/DQ around every layer in `calibration.ranges`; `net` stays as it was.
 
-    `saturates`: for a processor whose int8 sums overflow; where that happens, weights get half their range. That is
+    `overflows`: for a processor whose int8 sums do; where that happens, weights get half their range. That is
     where the steps of the input are unsigned, but not where each output reads one channel.
     """
     rounded = folded(net)
@@ -204,7 +204,7 @@ def quantized(net: Avsac, calibration: Calibration, saturates: bool = False) -> 
     for name, measured in calibration.ranges.items():
         parent, _, leaf = name.rpartition(".")
         layer = found[name]
-        overflows = saturates and measured.positive and getattr(layer, "groups", 1) == 1
-        rounded_layer = Rounded(layer, measured, HALF_LEVELS if overflows else LEVELS)
-        setattr(rounded.get_submodule(parent), leaf, rounded_layer)
+        halved = overflows and measured.positive and getattr(layer, "groups", 1) == 1
+        rounding = Rounded(layer, measured, HALF_LEVELS if halved else LEVELS)
+        setattr(rounded.get_submodule(parent), leaf, rounding)
     return Deployed(rounded.requires_grad_(False)).eval()

@@ -148,6 +148,14 @@ def test_bad_words(words: list[str], part: str, capsys: pytest.CaptureFixture[st
     assert part in error
 
 
+def test_a_folder_that_cannot_be_made_is_known_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert cli.main(["bench", "--soak", "1", "--out", str(tmp_path / "file" / "out")]) == 5
+    assert "cannot be made" in capsys.readouterr().err
+
+
 def test_what_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, text in enumerate(["", "{}", "[1]", "not json", '{"bench": "other"}']):
         path = tmp_path / f"{number}.json"

@@ -217,7 +217,7 @@ def test_where_sums_overflow_weights_get_half_their_range(
 ) -> None:
     checkpoint, out = calibrated
     net, _ = checkpoints.load(checkpoint)
-    whole, half = (quantized(net, calibration, saturates) for saturates in (False, True))
+    whole, half = (quantized(net, calibration, overflows) for overflows in (False, True))
     num_layers = {"unsigned": 0, "one channel": 0, "signed": 0}
     for name in calibration.ranges:
         before, after = whole.get_submodule(f"net.{name}"), half.get_submodule(f"net.{name}")
