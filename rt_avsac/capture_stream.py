@@ -17,6 +17,7 @@ from rt_avsac.flow import AudioChunk, TimeSource
 from rt_avsac.resample import Resampler
 from rt_avsac.sample_clock import SampleClock
 from rt_avsac.sync import SAMPLE_RATE_HZ, AudioRing
+from rt_avsac.tracks import open_av
 
 SECOND_NS = 1_000_000_000
 OPEN_TIMEOUT_S = 5.0
@@ -79,11 +80,10 @@ def _opened(settings: LiveSettings) -> Any:
     import av
 
     try:
-        return av.open(
+        return open_av(
             settings.camera,
             options=OPTIONS if settings.camera.lower().startswith("http") else OPTIONS | NO_BUFFER,
             timeout=(OPEN_TIMEOUT_S, _read_timeout_s(settings)),
-            metadata_errors="ignore",
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -135,7 +135,7 @@ def _shots(
     streams = [video] if sound is None else [video, container.streams.audio[0]]
     has_clock = not any(name in NO_CLOCK_FORMATS for name in container.format.name.split(","))
     # a file on a server: it has a length, or a size (a live stream has an error there)
-    is_finite = has_clock and (container.duration is not None or container.size > 0)
+    is_finite = has_clock and (container.duration is not None or (container.size or 0) > 0)
     clock = SampleClock()
     span_ns = before_ns = time.monotonic_ns()
     waited_ns = 0

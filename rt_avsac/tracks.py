@@ -45,12 +45,21 @@ class Sound:
         return self.time_ns + len(self.samples) * SECOND_NS // SAMPLE_RATE_HZ
 
 
+def open_av(path: str, **options: Any) -> Any:
+    """`av.open`, whatever a title's bytes are; before version 19 av had to be told."""
+    import av
+
+    if int(av.__version__.partition(".")[0]) < 19:
+        options["metadata_errors"] = "ignore"
+    return av.open(path, **options)
+
+
 def open_container(path: str, what: str) -> Any:
     """The file in an av container. SourceError if it cannot be read; `what` is "camera" or "microphone"."""
     import av
 
     try:
-        return av.open(path, metadata_errors="ignore")
+        return open_av(path)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SourceError(f"{what} {path}: cannot be played: {reason}; give a video or sound file") from None

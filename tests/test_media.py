@@ -15,7 +15,7 @@ from rt_avsac.errors import SourceError, UserError
 from rt_avsac.flow import Window
 from rt_avsac.media import Media
 from rt_avsac.sources import open_sources
-from rt_avsac.tracks import Picture
+from rt_avsac.tracks import Picture, open_av
 from tests.clips import beep, turn_clockwise, write_clip
 from tests.waiting import until
 
@@ -277,3 +277,25 @@ def test_a_sound_file_alone_plays_and_ends(tmp_path: Path) -> None:
         samples, _, _, status = media.ring.cut(end_ns, 16_000)
     assert status == "ok"
     assert np.abs(samples).max() > 0.7
+
+
+def test_a_title_in_an_old_encoding_is_no_reason_not_to_play(tmp_path: Path) -> None:
+    title, samples = b"INFOINAM\x06\0\0\0caf\xe9\0\0", bytes(32_000)
+    form = b"WAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0\x02\0\x10\0"
+    chunks = form + b"".join(
+        name + len(data).to_bytes(4, "little") + data for name, data in ((b"LIST", title), (b"data", samples))
+    )
+    path = tmp_path / "old.wav"
+    path.write_bytes(b"RIFF" + len(chunks).to_bytes(4, "little") + chunks)
+    with open_av(str(path)) as container:
+        assert container.metadata["title"].startswith("caf")
+        assert sum(frame.samples for frame in container.decode(audio=0)) == 16_000
+
+
+@pytest.mark.parametrize(("version", "told"), [("18.1.0", {"metadata_errors": "ignore"}), ("19.0.2", {})])
+def test_av_is_told_to_read_any_title_where_it_must_be(
+    version: str, told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("av.__version__", version)
+    monkeypatch.setattr("av.open", lambda path, **options: options)
+    assert open_av("x") == told

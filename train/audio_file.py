@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rt_avsac.errors import UserError
 from rt_avsac.model.settings import SAMPLE_RATE_HZ
+from rt_avsac.tracks import open_av
 
 
 def read_samples(path: str | Path) -> NDArray[np.float32]:
@@ -17,7 +18,7 @@ def read_samples(path: str | Path) -> NDArray[np.float32]:
     import soxr
 
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with open_av(str(path)) as container:
             if not container.streams.audio:
                 raise UserError(f"sound {path}: no audio stream inside; take it out of the set")
             stream = container.streams.audio[0]

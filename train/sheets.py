@@ -14,6 +14,7 @@ from rt_avsac.errors import SourceError, UserError
 from rt_avsac.model.settings import SAMPLE_RATE_HZ
 from rt_avsac.objects import find_objects
 from rt_avsac.scale import scale
+from rt_avsac.tracks import open_av
 from train.audio_file import read_samples
 from train.overlay import Image, beside, encode, overlay
 from train.predictor import Predictor
@@ -59,7 +60,7 @@ def moments(path: Path, num: int, num_samples: int) -> Iterator[Moment]:
     except UserError as error:
         raise SourceError(f"clip {path}: its sound cannot be had ({error})") from None
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with open_av(str(path)) as container:
             if not container.streams.video:
                 raise SourceError(f"clip {path}: no video stream inside")
             sound, video = container.streams.audio[0], container.streams.video[0]
