@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 WORKSPACE_MB = 1024
 TIMING_CACHE = "timing.cache"
+AUTOTUNE = {  # each kernel the fastest of those that are tried, without a table of them on the terminal
+    "max_autotune": True,
+    "autotune_num_choices_displayed": 0,
+    "max_autotune_report_choices_stats": False,
+}
 FRAME_SIZES = ((480, 640), (720, 1280), (1080, 1920))  # scaled on the GPU; others on the host
 
 
@@ -40,7 +47,8 @@ def typed(net: Avsac, precision: str, device: str) -> Any:
 
 def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
     """One AOTInductor package; "auto" is fp16."""
-    from rt_avsac.engines.cuda import ENGINE, import_torch
+    from rt_avsac.cuda_home import toolchain
+    from rt_avsac.engines.cuda import ENGINE, import_torch, load_package
     from rt_avsac.model.checkpoint import load
     from rt_avsac.model.on_device import Packed
 
@@ -52,14 +60,18 @@ def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
         )
     net, header = load(request.checkpoint)
     say("compiling kernels, this takes a minute or two")
-    with torch.no_grad():
+    logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         program = program_of(Packed(typed(net, precision, "cuda")), net.settings.image_size, "cuda")
-        path = str(folder / ENGINE)
-        torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs={"max_autotune": True})
-    compiled, threshold, num = torch._inductor.aoti_load_package(path), torch.full((1,), 0.5).cuda(), num_outputs(net)
+        with toolchain():
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(folder / ENGINE), inductor_configs=dict(AUTOTUNE)
+            )
+    compiled, threshold, num = load_package(folder / ENGINE), torch.full((1,), 0.5).cuda(), num_outputs(net)
 
     def run(image: np.ndarray, audio: np.ndarray) -> list[np.ndarray]:
-        outputs = compiled(torch.from_numpy(image).cuda(), torch.from_numpy(audio).cuda(), threshold)
+        outputs = compiled(torch.tensor(image).cuda(), torch.tensor(audio).cuda(), threshold)
         return [output.float().cpu().numpy() for output in outputs[:num]]
 
     probes = demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES)
@@ -74,6 +86,7 @@ def graph_for_tensorrt(request: Request, precision: str, path: Path) -> tuple[Av
     """
     from rt_avsac.engines.tensorrt import INPUTS, OUTPUTS, PACKED
     from rt_avsac.export import write_onnx
+    from rt_avsac.half import spelled_out
     from rt_avsac.model.checkpoint import load
     from rt_avsac.model.on_device import Packed
     from rt_avsac.quantize import quantized
@@ -82,7 +95,8 @@ def graph_for_tensorrt(request: Request, precision: str, path: Path) -> tuple[Av
     calibration = calibration_of(request) if precision == "int8" else None
     network = typed(net, precision, "cpu") if calibration is None else quantized(net, calibration)
     names = (*OUTPUTS[: num_outputs(net)], *PACKED)
-    write_onnx(program_of(Packed(network), net.settings.image_size), path, INPUTS, names)
+    program = program_of(Packed(network), net.settings.image_size)
+    write_onnx(program if precision in ("fp32", "int8") else spelled_out(program), path, INPUTS, names)
     return net, header, calibration
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+COMPILER = re.compile(r":\d+:\d+: (fatal )?error: ")  # how gcc, clang and nvcc say it
+
 
 class UserError(Exception):
     """Something asked for cannot be had. The message is one line: what failed, asked X, got Y, what to do."""
@@ -40,7 +44,9 @@ class DiskError(UserError):
 
 
 def reason(error: BaseException) -> str:
-    """The one line of a library's error that says what was wrong; OpenVINO says first where it happened."""
+    """The one line of a library's error that says what was wrong; what stands before it says where it happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if compiler := next((line for line in lines if COMPILER.search(line)), None):
+        return compiler
     said = [line for line in lines if not line.startswith(("Exception from ", "Check '"))] or lines
     return said[0] if said else type(error).__name__

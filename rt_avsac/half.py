@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -36,3 +38,33 @@ class Half(nn.Module):
         with torch.autocast(self.device, dtype=self.dtype):
             outputs = self.deployed(image, audio)
         return tuple(output.float() for output in outputs)
+
+
+def spelled_out(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same program without autocast, with a cast wherever an operator would promote an input to another's type.
+
+    torch 2.11 cannot write such operators to ONNX, later versions can.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = program.run_decompositions({})
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        kind = _float_type(node)
+        if node.op != "call_function" or kind is None:
+            continue
+        inputs = [each for each in node.all_input_nodes if _float_type(each) is not None]
+        if len({_float_type(each) for each in inputs}) > 1:
+            for each in inputs:
+                if _float_type(each) != kind:
+                    with graph.inserting_before(node):
+                        cast = graph.call_function(torch.ops.aten._to_copy.default, (each,), {"dtype": kind})
+                    cast.meta = {"val": each.meta["val"].to(kind)}
+                    node.replace_input_with(each, cast)
+    program.graph_module.recompile()
+    return program
+
+
+def _float_type(node: torch.fx.Node) -> torch.dtype | None:
+    value = node.meta.get("val")
+    return value.dtype if isinstance(value, Tensor) and value.is_floating_point() else None

@@ -62,6 +62,7 @@ class Segmenter:
         self._engine = engine
         self._packing = engine if isinstance(engine, PackingEngine) else None
         self._settings = settings
+        self._frame_size = (0, 0)  # that the engine has seen last
         self.model = ModelInfo(
             name=manifest.name,
             sha256=manifest.checkpoint_sha256,
@@ -74,6 +75,11 @@ class Segmenter:
             num_audio_samples=manifest.num_audio_samples,
         )
 
+    @property
+    def device(self) -> str:
+        """cpu or cuda: where the network runs."""
+        return self._engine.device
+
     def warm_up(self) -> None:
         """Three made-up windows through everything, so that the first frame is as fast as the others."""
         frame = Frame(np.zeros((480, 640, 3), np.uint8), 0, 0)
@@ -83,6 +89,8 @@ class Segmenter:
 
     def __call__(self, window: Window) -> Prediction:
         started = time.monotonic_ns()
+        if self._packing is not None:
+            self._make_ready(self._packing, window.frame.image)
         level = rms_dbfs(window.audio)
         silent = window.status == "missing" or level < self._settings.silence_dbfs
         probability: NDArray[np.float32] | None = None
@@ -117,6 +125,15 @@ class Segmenter:
             silent=silent,
             stages_ns={"pre": scaled - started, "infer": inferred - scaled, "post": done - inferred},
         )
+
+    def _make_ready(self, packing: PackingEngine, image: NDArray[np.uint8]) -> None:
+        """A GPU captures its work anew for each size of frame: at the first such frame, not when something sounds."""
+        height, width = image.shape[:2]
+        if (height, width) != self._frame_size:
+            self._frame_size = height, width
+            silence = np.zeros(self.model.num_audio_samples, np.float32)
+            scaled = image if packing.scales(height, width) else scale(image, self.model.mask_width)
+            packing.segment(scaled, silence, self._settings.threshold)
 
     def close(self) -> None:
         self._engine.close()

@@ -20,6 +20,7 @@ from rt_avsac.engines import BACKENDS, Outputs, PackingEngine, backend_module
 from rt_avsac.engines.tensorrt import OUTPUTS, PACKED
 from rt_avsac.errors import ModelError
 from rt_avsac.export import exported, write_pt2
+from rt_avsac.half import spelled_out
 from rt_avsac.model import checkpoint as checkpoints
 from rt_avsac.model.avsac import Deployed
 from rt_avsac.probe import windows
@@ -150,3 +151,28 @@ def test_gpu_backends_on_a_gpu(backend: str, checkpoint: Path, tmp_path: Path) -
         with torch.inference_mode():
             wanted = plain(torch.from_numpy(image), torch.from_numpy(audio))[0][0].numpy()
         assert np.abs(outputs.sounding - wanted).mean() < 0.03
+
+
+def test_changes_of_type_are_spelled_out() -> None:
+    """No operator takes two types of float; the numbers are those of before."""
+
+    class Mixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.shift = torch.nn.Linear(8, 8), torch.nn.Parameter(torch.ones(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return (self.layer(x) + self.shift) * x
+
+    x = torch.randn(2, 8)
+    with torch.no_grad():
+        program = torch.export.export(Mixed().eval(), (x,))
+        spelled = spelled_out(program)
+        assert torch.equal(spelled.module()(x), program.module()(x))
+    casts = 0
+    for node in spelled.graph.nodes:
+        inputs = {each.meta["val"].dtype for each in node.all_input_nodes}
+        assert node.op != "call_function" or len(inputs) == 1, node.format_node()
+        casts += node.target == torch.ops.aten._to_copy.default
+    assert casts

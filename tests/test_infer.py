@@ -21,7 +21,7 @@ from tests.tiny_model import make_tiny
 class FakeEngine:
     """Says that the left half sounds, as class 1."""
 
-    backend, precision = "fake", "fp32"
+    backend, precision, device = "fake", "fp32", "cpu"
     manifest = SimpleNamespace(
         name="fake", checkpoint_sha256="0" * 64, classes=["background", "dog"], image_size=8, num_audio_samples=100
     )
@@ -74,7 +74,16 @@ def test_masks_packed_on_a_gpu_are_the_same_objects() -> None:
     assert got.score == pytest.approx(wanted.score, abs=0.01)
     other = Window(Frame(np.zeros((20, 30, 3), np.uint8), 1, 1), np.ones(100, np.float32), 0, 1, "ok")
     segmenter(other)
-    assert engine.seen == [(12, 16, 3), (8, 8, 3)]  # what it cannot scale comes at the network's size
+    # what it cannot scale comes at the network's size; each new size comes twice: first to make ready
+    assert engine.seen == [(12, 16, 3)] * 2 + [(8, 8, 3)] * 2
+
+
+def test_a_gpu_gets_ready_for_a_size_of_frame_while_it_is_silent() -> None:
+    engine: Any = FakePackingEngine()
+    segmenter = Segmenter(engine, LiveSettings(min_area_px=1))
+    assert segmenter(window(np.zeros(100))).silent
+    assert segmenter(window(np.zeros(100))).silent
+    assert engine.seen == [(12, 16, 3)]
 
 
 def test_prediction_carries_the_frame_and_the_times_of_its_stages() -> None:

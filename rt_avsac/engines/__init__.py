@@ -63,6 +63,10 @@ class Engine(Protocol):
     def backend(self) -> str: ...
     @property
     def precision(self) -> str: ...
+    @property
+    def device(self) -> str:
+        """cpu or cuda: where the network runs."""
+
     def run(self, image: NDArray[np.uint8], audio: NDArray[np.float32]) -> Outputs:
         """image uint8 [S, S, 3] RGB, audio float32 [n] in [-1, 1] → Outputs."""
 

@@ -43,6 +43,11 @@ def machine() -> Machine:
     return Machine({"torch": torch.__version__, "cuda": str(torch.version.cuda)}, device, driver)
 
 
+def load_package(package: Path) -> Any:
+    """The network of a package, for one thread: with locks and events of its own it could not be captured."""
+    return import_torch()._inductor.aoti_load_package(str(package), run_single_threaded=True)
+
+
 class Captured:
     """Upload, work and download as one CUDA graph with pinned buffers of its own. Used from one thread."""
 
@@ -53,7 +58,8 @@ class Captured:
         self._devices = [torch.zeros_like(host, device="cuda") for host in self._hosts]
         self._work = work
         self._stream = torch.cuda.Stream(priority=-1)
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        self._current = torch.cuda.stream(self._stream)
+        with torch.inference_mode(), self._current:
             for _ in range(WARM_UPS):  # lazily loaded kernels and workspaces cannot be captured
                 outputs = work(*self._devices)
             self._stream.synchronize()
@@ -72,7 +78,8 @@ class Captured:
         """Inputs without their batch dimension → fresh arrays, without it too."""
         for host, array in zip(self._hosts, arrays, strict=True):
             host.numpy()[0] = array
-        self._graph.replay()
+        with self._current:  # a graph is replayed on the stream of the moment
+            self._graph.replay()
         self._stream.synchronize()
         return [result[0].numpy().copy() for result in self._results]
 
@@ -83,7 +90,7 @@ class Captured:
 class CudaEngine:
     """Used from one thread. `run` and `segment` return fresh arrays."""
 
-    backend = "cuda"
+    backend = device = "cuda"
 
     def __init__(self, network: Any, manifest: Manifest) -> None:
         """`network`: image, audio, threshold → `rt_avsac.model.on_device.Packed`'s outputs."""
@@ -144,9 +151,7 @@ class CudaEngine:
 
 def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> CudaEngine:
     """Loads the package onto the first GPU; ModelError when it does not load."""
-    torch = import_torch()
     try:
-        network = torch._inductor.aoti_load_package(str(folder / ENGINE))
-        return CudaEngine(network, manifest)
+        return CudaEngine(load_package(folder / ENGINE), manifest)
     except RuntimeError as error:
         raise ModelError(f"bundle {folder}: CUDA cannot run {ENGINE}: {reason(error)}; compile it again") from None

@@ -101,6 +101,7 @@ class OpenVinoEngine:
     """One compiled model and its one request; `run` is not for two threads at once."""
 
     backend = "openvino"
+    device = "cpu"
 
     def __init__(self, compiled: Any, manifest: Manifest) -> None:
         self.manifest = manifest

@@ -95,6 +95,7 @@ class TensorRtEngine:
     """
 
     backend = "tensorrt"
+    device = "cuda"
 
     def __init__(
         self,

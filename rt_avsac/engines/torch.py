@@ -34,22 +34,22 @@ class TorchEngine:
         self.manifest = manifest
         self.precision = manifest.precision
         self._net = net.to(device).eval()
-        self._device = device
+        self.device = device
 
     def _cast(self) -> Any:
         import torch
 
         if self.precision in ("bf16", "fp16"):
             kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
-            return torch.autocast(self._device, dtype=kind)
+            return torch.autocast(self.device, dtype=kind)
         return contextlib.nullcontext()
 
     def run(self, image: NDArray[np.uint8], audio: NDArray[np.float32]) -> Outputs:
         """image uint8 [S, S, 3], audio float32 [n] → fresh arrays."""
         import torch
 
-        picture = torch.from_numpy(np.array(image)[None]).to(self._device)
-        sound = torch.from_numpy(np.array(audio)[None]).to(self._device)
+        picture = torch.from_numpy(np.array(image)[None]).to(self.device)
+        sound = torch.from_numpy(np.array(audio)[None]).to(self.device)
         with torch.inference_mode(), self._cast():
             return Outputs.of([output[0].float().cpu().numpy() for output in self._net(picture, sound)])
 
@@ -64,7 +64,7 @@ class TorchEngine:
 
 
 def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> TorchEngine:
-    """The bundle's checkpoint in eager mode; sets torch's thread count for this process."""
+    """The bundle's checkpoint in eager mode, on a GPU if there is one; sets torch's thread count for this process."""
     import torch
 
     from rt_avsac.model.avsac import Deployed
@@ -79,4 +79,5 @@ def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> Tor
         from rt_avsac.quantize import quantized, read_calibration
 
         deployed = quantized(net, read_calibration(folder / CALIBRATION))
-    return TorchEngine(deployed, manifest, "cuda" if settings.device == "cuda" else "cpu")
+    on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    return TorchEngine(deployed, manifest, "cuda" if on_gpu else "cpu")

@@ -1,0 +1,80 @@
+"""What compiling for an NVIDIA GPU needs and torch does not look for: CUDA's headers, the driver's library, compilers.
+
+CUDA's toolkit is seldom there; its headers come with torch's wheels all the same, and the driver with the GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rt_avsac.errors import ModelError
+
+HEADERS = ("include/cuda.h", "include/cuda_runtime_api.h")
+TOOLKITS = Path("/usr/local")
+DRIVER = "libcuda.so"
+MAPS = Path("/proc/self/maps")
+
+
+@contextmanager
+def toolchain() -> Iterator[None]:
+    """Inside, torch compiles and links for CUDA; its driver must be in use already. ModelError says what is missing."""
+    check_compilers()
+    from torch.utils import cpp_extension
+
+    with tempfile.TemporaryDirectory(prefix="rt-avsac-") as folder:
+        if driver := loaded_driver():
+            (Path(folder) / DRIVER).symlink_to(driver)  # drivers bring libcuda.so.1 alone, linkers look for libcuda.so
+        before = cpp_extension.CUDA_HOME, os.environ.get("LIBRARY_PATH")
+        cpp_extension.CUDA_HOME = str(cuda_home())
+        os.environ["LIBRARY_PATH"] = os.pathsep.join(filter(None, (folder, before[1])))
+        try:
+            yield
+        finally:
+            cpp_extension.CUDA_HOME = before[0]
+            if before[1] is None:
+                del os.environ["LIBRARY_PATH"]
+            else:
+                os.environ["LIBRARY_PATH"] = before[1]
+
+
+def check_compilers() -> None:
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise ModelError(f"backend cuda: no C++ compiler: {compiler} is not there; apt-get install g++, or set CXX")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.is_file():
+        raise ModelError(f"backend cuda: Triton needs {header}, which is not there; apt-get install python3-dev")
+
+
+def cuda_home() -> Path:
+    """The first folder with CUDA's headers: where the user says, the toolkit, torch's wheels, Triton."""
+    named = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
+    toolkits = sorted(map(str, TOOLKITS.glob("cuda*")))
+    wheels = [f"{place}/{name}" for place in _places("nvidia") for name in ("cu13", "cu12", "cuda_runtime")]
+    triton = [f"{place}/backends/nvidia" for place in _places("triton")]
+    for place in (*named, *toolkits, *wheels, *triton):
+        if place and all((Path(place) / header).is_file() for header in HEADERS):
+            return Path(place)
+    raise ModelError(f"backend cuda: {HEADERS[0]} is nowhere; pip install nvidia-cuda-runtime, or set CUDA_HOME")
+
+
+def _places(package: str) -> list[str]:
+    spec = importlib.util.find_spec(package)
+    return list(spec.submodule_search_locations or []) if spec else []
+
+
+def loaded_driver() -> str | None:
+    """The file of the driver that this process has loaded, wherever that lies."""
+    try:
+        found = re.search(r"(/\S*libcuda\.so\S*)", MAPS.read_text("utf-8", "replace"))
+    except OSError:
+        return None
+    return found.group(1) if found else None
