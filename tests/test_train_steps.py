@@ -10,14 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_set import arguments, make_small_set
 
+from rt_avsac.errors import UserError
 from rt_avsac.model import checkpoint
 from rt_avsac.model.avsac import Avsac
 from rt_avsac.model.settings import ModelSettings
 from rt_avsac.model.yamnet import YamNet
-from train import hear
+from train import device, hear
 from train.ablate import main as ablate
 from train.average import main as average
 from train.run import main
+from train.samples import Batch
 from train.ship import main as ship
 from train.state import freeze_early_layers
 
@@ -157,3 +159,19 @@ def test_frozen_parts_are_counted_from_the_first_with_weights() -> None:
     frozen = {name.rsplit(".", 2)[0] for name, weight in net.backbone.named_parameters() if not weight.requires_grad}
     assert {name.split(".")[0] for name in frozen} == {"stem", "stages"}
     assert {name.split(".")[1] for name in frozen if name.startswith("stages")} == {"0"}
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert device.choose("auto") == device.choose("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="process 0 asked a GPU of its own, torch sees 0; use device=cpu"):
+        device.choose("cuda")
+
+
+def test_a_batch_moves_but_for_the_rows_of_the_bank() -> None:
+    image, rows = torch.zeros(1, 8, 8, 3), torch.zeros(1, 2, dtype=torch.int64)
+    moved = Batch(image, image[..., 0], torch.zeros(0), None, rows, ["a"]).to(torch.device("meta"))
+    assert {moved.image.device.type, moved.label.device.type, moved.heard.device.type} == {"meta"}
+    assert moved.rows is rows
+    assert moved.audio is None

@@ -17,6 +17,7 @@ import numpy as np
 from rt_avsac.config import split_assignments
 from rt_avsac.errors import UserError
 from rt_avsac.model import checkpoint
+from train import device
 from train.evaluate import open_set
 from train.items import EvalItem
 from train.run import train
@@ -62,6 +63,7 @@ def ablate(config: str, assignments: dict[str, str], out: Path, variants: list[s
             if not items:
                 items = list(open_set(run.data.kind, Path(run.data.root), "val", num, SEED, run.model.image_size).items)
             net, _ = checkpoint.load(folder / "last.safetensors")
+            net.to(device.choose(run.train.device))
             measures = {"variant": variant, "seed": seed, **validate(net, items)}
             _write(folder / "measures.json", json.dumps(measures))
             write_table(out)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from train.device import device_of
 from train.settings import DataSettings
 from train.sound import Mixture, Sounds, mix, mute, only_noise
 from train.vary import elsewhere
@@ -22,7 +23,7 @@ Say = Callable[[str], None]
 
 
 class Bank:
-    """`cells` float16 [N, d, h, w]; `heard` bool [N, C]; rows by what is heard in them."""
+    """`cells` float16 [N, d, h, w]; `heard` bool [N, C]; rows by what is heard in them. In the host's memory."""
 
     def __init__(self, cells: Tensor, heard: Tensor) -> None:
         self.cells, self.heard = cells, heard
@@ -47,9 +48,10 @@ def draw_mixture(rng: np.random.Generator, sounds: Sounds, settings: DataSetting
 
 @torch.no_grad()
 def build(encoder: nn.Module, sounds: Sounds, settings: DataSettings, num_classes: int, say: Say) -> Bank:
-    """`settings.audio_bank` mixtures through the encoder; says how far it is."""
+    """`settings.audio_bank` mixtures through the encoder, wherever it is; says how far it is."""
     cells, heard, began = [], torch.zeros(settings.audio_bank, num_classes, dtype=torch.bool), time.monotonic()
     encoder.eval()
+    device = device_of(encoder)
     for start in range(0, settings.audio_bank, BATCH):
         windows = []
         for row in range(start, min(start + BATCH, settings.audio_bank)):
@@ -60,7 +62,7 @@ def build(encoder: nn.Module, sounds: Sounds, settings: DataSettings, num_classe
                 window = elsewhere(rng, window)
             windows.append(np.clip(window, -1.0, 1.0))
             heard[row, list(mixture.heard)] = True
-        cells.append(encoder(torch.from_numpy(np.stack(windows))).half())
+        cells.append(encoder(torch.from_numpy(np.stack(windows)).to(device)).half().cpu())
         done = start + len(windows)
         if start % (BATCH * 20) == 0:
             left_s = (time.monotonic() - began) / done * (settings.audio_bank - done)
@@ -75,7 +77,7 @@ def load_or_build(
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    weights = sum(parameter.double().sum().item() for parameter in encoder.parameters())
+    weights = sum(parameter.cpu().double().sum().item() for parameter in encoder.parameters())
     key = repr((dataclasses.replace(settings, bank_file=""), num_classes, weights))
     if path.is_file():
         with safe_open(path, "pt") as file:

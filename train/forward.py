@@ -32,8 +32,9 @@ def hear(net: Avsac, batch: Batch, bank: Bank | None) -> tuple[Heard, Tensor]:
     if batch.rows is not None:
         assert bank is not None
         rows = batch.rows.flatten()
-        flags = bank.heard[rows].unflatten(0, tuple(batch.rows.shape))
-        return net.hear_cells(bank.cells[rows].float()), flags
+        device = batch.image.device
+        flags = bank.heard[rows].unflatten(0, tuple(batch.rows.shape)).to(device)
+        return net.hear_cells(bank.cells[rows].to(device).float()), flags
     assert batch.audio is not None
     return net.hear(batch.audio.flatten(0, 1)), batch.heard.bool()
 

@@ -29,6 +29,7 @@ from rt_avsac.model.checkpoint import load
 from rt_avsac.model.encoders import make_audio_encoder
 from rt_avsac.model.pretrained import load_encoder, read_tensors
 from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
+from train.device import choose, device_of
 from train.log import span
 from train.loop import limit_threads
 from train.mapping import load_sounds
@@ -141,7 +142,8 @@ class Teacher(nn.Module):
 def judge(net: Listener, audio: Tensor, heard: NDArray[np.bool_]) -> dict[str, float]:
     """Of one-source windows: right at first, heard at 0.5; of the others: any class wrongly heard at 0.5."""
     with torch.no_grad():
-        probability = torch.cat([net(part).sigmoid() for part in audio.split(32)]).numpy()
+        parts = audio.split(32)
+        probability = torch.cat([net(part.to(device_of(net))).sigmoid() for part in parts]).cpu().numpy()
     probability[:, 0] = 0.0
     one, none = heard.any(axis=1), ~heard.any(axis=1)
     return {
@@ -164,10 +166,11 @@ def train(run: RunSettings) -> None:
     out.mkdir(parents=True, exist_ok=True)
     limit_threads(settings.num_threads)
     torch.manual_seed(settings.seed)
-    net, teacher = Listener(run), None
+    device = choose(settings.device)
+    net, teacher = Listener(run).to(device), None
     memory: nn.Linear | None = None
     if settings.teacher_weights and settings.distill_weight > 0.0:
-        teacher = Teacher(run).requires_grad_(False)
+        teacher = Teacher(run).to(device).requires_grad_(False)
         memory = copy.deepcopy(teacher.classes).requires_grad_(True)
     kept = copy.deepcopy(net).requires_grad_(False)
     sounds = Sounds(load_sounds(data.root, "train"), data)
@@ -189,6 +192,7 @@ def train(run: RunSettings) -> None:
         audio, flags = mixtures(
             np.random.default_rng((settings.seed, step, 66)), pool, heard, settings.batch_size, data
         )
+        audio, flags = audio.to(device), flags.to(device)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate(step, num_steps, settings)
         summary = net.encoder.summary(net.encoder(audio))

@@ -18,6 +18,7 @@ from rt_avsac.errors import UserError
 from rt_avsac.model import checkpoint
 from train import state as states
 from train.bank import Bank
+from train.device import device_of
 from train.forward import losses
 from train.log import Log
 from train.samples import Batch, Steps, collate
@@ -63,7 +64,8 @@ def step(
     for group in state.optimizer.param_groups:
         group["lr"] = group["base_lr"] * rate(state.step, num_steps, settings)
     state.optimizer.zero_grad(set_to_none=True)
-    device = next(net.parameters()).device
+    device = device_of(net)
+    batch = batch.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         parts = losses(net, batch, bank, settings)
     loss = parts["total"]
@@ -89,12 +91,12 @@ def step(
     states.update_ema(state, settings.ema_decay)
     values = {name: part.item() for name, part in parts.items()}
     if processes > 1:
-        values = _mean_over_processes(values, processes)
+        values = _mean_over_processes(values, processes, device)
     return values | {"gradient": norm.item()}
 
 
-def _mean_over_processes(values: dict[str, float], processes: int) -> dict[str, float]:
-    flat: Tensor = torch.tensor(list(values.values()), dtype=torch.float64)
+def _mean_over_processes(values: dict[str, float], processes: int, device: torch.device) -> dict[str, float]:
+    flat: Tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
     distributed.all_reduce(flat)
     return dict(zip(values, (flat / processes).tolist(), strict=True))
 

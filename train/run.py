@@ -15,7 +15,7 @@ from rt_avsac.errors import UserError
 from rt_avsac.model import checkpoint
 from rt_avsac.model.avsac import Avsac
 from rt_avsac.model.pretrained import load_pretrained
-from train import loop, state
+from train import device, loop, state
 from train.evaluate import open_set
 from train.log import Log
 from train.settings import RunSettings, read_run
@@ -57,7 +57,7 @@ def train(run: RunSettings) -> None:
     out.mkdir(parents=True, exist_ok=True)
     loop.limit_threads(run.train.num_threads)
     rank, _ = loop.world()
-    net = make_net(run)
+    net = make_net(run).to(device.choose(run.train.device))
     kept = state.start(net, run.train)
     if (out / "state.pt").is_file():
         state.read(out / "state.pt", kept)
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     several = "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
     try:
         if several:
-            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         train(read_run(arguments.config, split_assignments(arguments.assignments)))
     except UserError as error:
         print(f"python -m train: {error}", file=sys.stderr)

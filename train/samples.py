@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -29,6 +29,13 @@ class Batch:
     audio: Tensor | None
     rows: Tensor | None
     ids: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        """On that device, but for `rows`, which stay with the bank."""
+        audio = None if self.audio is None else self.audio.to(device)
+        return replace(
+            self, image=self.image.to(device), label=self.label.to(device), heard=self.heard.to(device), audio=audio
+        )
 
 
 Wanted = frozenset[int] | str

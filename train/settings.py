@@ -57,6 +57,7 @@ class TrainSettings:
     small_share: float = 0.6
     clip_norm: float = 1.0
     ema_decay: float = 0.999
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one, one for each process
     precision: Literal["fp32", "bf16"] = "fp32"
     bce_weight: float = 1.0
     dice_weight: float = 1.0

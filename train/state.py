@@ -13,6 +13,7 @@ from torch import nn
 
 from rt_avsac.errors import DiskError, UserError, reason
 from rt_avsac.model.avsac import Avsac
+from train.device import device_of
 from train.settings import TrainSettings
 
 NO_DECAY = ("gate", "queries", "level", "norm", "bias")
@@ -99,6 +100,8 @@ def write(path: Path, state: State) -> None:
         "best": state.best,
         "torch_rng": torch.get_rng_state(),
     }
+    if device_of(state.net).type == "cuda":
+        content["cuda_rng"] = torch.cuda.get_rng_state()
     temporary = path.with_suffix(".tmp")
     try:
         torch.save(content, temporary)
@@ -118,6 +121,8 @@ def read(path: Path, state: State) -> None:
         state.optimizer.load_state_dict(content["optimizer"])
         state.step, state.best = int(content["step"]), float(content["best"])
         torch.set_rng_state(content["torch_rng"])
+        if "cuda_rng" in content and device_of(state.net).type == "cuda":
+            torch.cuda.set_rng_state(content["cuda_rng"])
     except Exception as error:
         raise UserError(
             f"training state {path}: cannot be resumed: {reason(error)}; name another folder with out=…"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rt_avsac.model.avsac import Avsac
 from rt_avsac.scale import scale
+from train.device import device_of
 from train.forward import repeat
 from train.items import CONDITIONS, ORIGINAL, EvalItem
 from train.listening import ListeningScore
@@ -22,17 +23,18 @@ def predict(net: Avsac, item: EvalItem) -> tuple[dict[str, NDArray[np.bool_]], N
     """→ predicted mask of each condition, bool at its size; class of each pixel under the original."""
     names = list(item.conditions)
     height, width = item.mask_by_condition[ORIGINAL].shape
-    image = torch.from_numpy(scale(item.image, net.settings.image_size))[None].permute(0, 3, 1, 2).float()
-    seen = net.see(image)
-    heard = net.hear(torch.from_numpy(np.stack([item.conditions[name] for name in names])))
+    device = device_of(net)
+    image = torch.from_numpy(scale(item.image, net.settings.image_size)).to(device)
+    seen = net.see(image[None].permute(0, 3, 1, 2).float())
+    heard = net.hear(torch.from_numpy(np.stack([item.conditions[name] for name in names])).to(device))
     logit = net.decode(repeat(seen, len(names)), heard).sounding_logit
     masks = F.interpolate(logit, size=(height, width), mode="bilinear")[:, 0] > 0
-    predicted = dict(zip(names, masks.numpy(), strict=True))
+    predicted = dict(zip(names, masks.cpu().numpy(), strict=True))
     if seen.class_logit is None or heard.class_logit is None:
         return predicted, None
     of_class = F.interpolate(seen.class_logit, size=(height, width), mode="bilinear").softmax(1)[0, 1:]
     is_heard = heard.class_logit[names.index(ORIGINAL), 1:].sigmoid()
-    return predicted, ((of_class * is_heard[:, None, None]).argmax(0) + 1).to(torch.uint8).numpy()
+    return predicted, ((of_class * is_heard[:, None, None]).argmax(0) + 1).to(torch.uint8).cpu().numpy()
 
 
 def validate(net: Avsac, items: Sequence[EvalItem]) -> dict[str, float]:
