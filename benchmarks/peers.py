@@ -35,35 +35,39 @@ MUST_PAPER, MUST_EAGER = 15.0, 4.0
 Run = Callable[[np.ndarray, np.ndarray], Any]
 
 
-def eager(net: Any) -> Run:
+def eager(net: Any, device: str) -> Run:
     import torch
 
     from rt_avsac.model.avsac import Deployed
 
-    deployed = Deployed(net).eval()
+    deployed = Deployed(net).eval().to(device)
 
     def run(image: np.ndarray, audio: np.ndarray) -> None:
         with torch.inference_mode():
-            deployed(torch.from_numpy(image), torch.from_numpy(audio))
+            for output in deployed(torch.from_numpy(image).to(device), torch.from_numpy(audio).to(device)):
+                output.cpu()  # the answer is had when it is here
 
     return run
 
 
-def peer(config: str) -> tuple[Run, int]:
+def peer(config: str, device: str) -> tuple[Run, int]:
     """The network of a training config, random weights → (run, parameters)."""
     from rt_avsac.model.avsac import Avsac
     from train.settings import read_run
 
     settings = replace(read_run(CONFIGS / config, {}).model, image_size=224)
     net = Avsac(settings).eval()
-    return eager(net), sum(parameter.numel() for parameter in net.parameters())
+    return eager(net, device), sum(parameter.numel() for parameter in net.parameters())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20, help="runs of each big network; the small ones run tenfold")
     parser.add_argument("--model", default="avsac-edge")
-    parser.add_argument("--precisions", default="fp32,bf16,int8", help="of the edge model, compiled")
+    parser.add_argument(
+        "--precisions", default="fp32,bf16,int8", help="of the edge model, compiled for openvino, or cuda"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of all of them [cpu]")
     parser.add_argument("--only-edge", action="store_true", help="leave the big networks out")
     args = parser.parse_args()
     import torch
@@ -74,23 +78,24 @@ def main() -> int:
     load_before = os.getloadavg()[0]
     checkpoint = find(args.model)
     net, _ = load(checkpoint)
-    runs: dict[str, Run] = {"edge, torch eager fp32": eager(net)}
+    runs: dict[str, Run] = {"edge, torch eager fp32": eager(net, args.device)}
     parameters = {"edge, torch eager fp32": sum(parameter.numel() for parameter in net.parameters())}
     many = set(runs)
+    backend = "cuda" if args.device == "cuda" else "openvino"
     for precision in args.precisions.split(","):
-        settings = LiveSettings(model=args.model, backend="openvino", precision=precision)
+        settings = LiveSettings(model=args.model, device=args.device, backend=backend, precision=precision)
         try:
             engine = open_engine(cached_bundle(checkpoint, settings, print), settings)
         except ModelError as error:
             print(f"left out: {error}")
             continue
-        name = f"edge, openvino {engine.precision}"
+        name = f"edge, {backend} {engine.precision}"
         runs[name] = lambda image, audio, engine=engine: engine.run(image[0], audio[0])
         many.add(name)
     if len(runs) == 1:
         raise SystemExit(f"peers: --precisions {args.precisions}: none of them runs on this processor")
     for name, config in {} if args.only_edge else PEERS.items():
-        runs[name], parameters[name] = peer(config)
+        runs[name], parameters[name] = peer(config, args.device)
         print(f"{name}: {parameters[name] / 1e6:.1f} M parameters")
     probes = windows(224, 15_600)
     series = {name: Series() for name in runs}

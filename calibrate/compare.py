@@ -73,7 +73,7 @@ def engines_for(
 
 def compare(bundles: dict[str, Path], eval_set: EvalSet, say: Callable[[str], None]) -> list[Row]:
     """Every item through every engine, one after the other, so that all see the same and drift hits all alike."""
-    engines = {precision: open_engine(path, LiveSettings()) for precision, path in bundles.items()}
+    engines = {precision: open_engine(path, LiveSettings(device="cpu")) for precision, path in bundles.items()}
     manifest = read(bundles[REFERENCE])
     named = len(manifest.classes) > 2 and tuple(manifest.classes) == eval_set.classes
     scores = {precision: Scores(eval_set.classes, named) for precision in engines}

@@ -62,10 +62,11 @@ def load_json(found: dict[str, Measured], stages: tuple[str, ...]) -> dict[str, 
     }
 
 
-def show(title: str, result: dict[str, Any]) -> None:
+def show(title: str, result: dict[str, Any], engines: dict[str, dict[str, Any]]) -> None:
     print(f"\n{title}")
     for name, measured in result.items():
-        print(f"\n{name}: {measured['throughput_fps']} windows/s, {measured['drops']} dropped")
+        ran = "{backend} {precision} on {device}".format(**engines[name])
+        print(f"\n{name} ({ran}): {measured['throughput_fps']} windows/s, {measured['drops']} dropped")
         print(table(measured["ms"]))
 
 
@@ -97,10 +98,7 @@ def measure(
         "bench": "rt-avsac",
         "model": args.model,
         "num": num,
-        "engines": {
-            name: {"threads": settings.num_threads, "backend": settings.backend, "precision": settings.precision}
-            for name, settings in engines.items()
-        },
+        "engines": {name: flat[name].engine | {"threads": settings.num_threads} for name, settings in engines.items()},
         "machine": machine.describe() | {"load_before": round(before, 2)},
         "loads": loads,
         "memory_mb": machine.memory_mb(),
@@ -164,8 +162,9 @@ def main(args: argparse.Namespace) -> int:
     result, flat = measure(args, engines, num)
     about = result["machine"]
     print(f"{about['cpu']} {about['gpu']}, {about['cpus']} cores, load before {about['load_before']}")
-    show("single stream: the next window when the last one is received", result["loads"]["single_stream"])
-    show(f"camera's rate: the demo at {FPS:g} fps through the whole pipeline", result["loads"]["camera_rate"])
+    loads, engines_run = result["loads"], result["engines"]
+    show("single stream: the next window when the last one is received", loads["single_stream"], engines_run)
+    show(f"camera's rate: the demo at {FPS:g} fps through the whole pipeline", loads["camera_rate"], engines_run)
     print(f"\nmemory MB {result['memory_mb']}; watts {result['watts'] or 'not readable'}")
     print(f"measuring itself takes {100 * result['own_cost_share']:.3f} % of a window")
     if args.out:

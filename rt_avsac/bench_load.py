@@ -38,8 +38,9 @@ CAMERA_STAGES = ("capture", "wait", "pre", "infer", "post", "pack", "receive", "
 
 @dataclass
 class Measured:
-    """One engine under one load: a series a stage, and what was lost."""
+    """One engine under one load: what ran, a series a stage, and what was lost."""
 
+    engine: dict[str, str] = field(default_factory=dict)  # backend, precision, device: what "auto" came to
     stages: dict[str, Series] = field(default_factory=lambda: defaultdict(Series))
     num: int = 0  # windows that went through, those that no stage counts (silent, settling) too
     seconds: float = 0.0
@@ -72,7 +73,8 @@ class Stream:
         self.composer.set_model(segmenter.model)
         self.publisher = stack.enter_context(Publisher("tcp://127.0.0.1:0"))
         self.subscriber = stack.enter_context(MaskSubscriber(self.publisher.endpoint))
-        self.measured = Measured()
+        model = segmenter.model
+        self.measured = Measured({"backend": model.backend, "precision": model.precision, "device": segmenter.device})
         self._connect()
 
     def _connect(self) -> None:

@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rt_avsac import __version__
 from rt_avsac.errors import UserError
@@ -53,9 +53,10 @@ def suggestion(word: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close and len(known) > MANY else f"choose from {', '.join(known)}"
 
 
-def add_verbosity(parser: Parser) -> None:
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more; errors with their traceback")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+def add_verbosity(parser: Parser, default: Any = False) -> None:
+    more, less = "say more; errors with their traceback", "say nothing but errors"
+    parser.add_argument("-v", "--verbose", action="store_true", default=default, help=more)
+    parser.add_argument("-q", "--quiet", action="store_true", default=default, help=less)
 
 
 def add_settings(parser: Parser) -> None:
@@ -229,11 +230,12 @@ def make_parser() -> Parser:
         prog="rt-avsac", description="Which pixels are making the sound.", epilog=EXIT_CODES, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"rt-avsac {__version__}")
+    add_verbosity(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, (module, add_arguments, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES, allow_abbrev=False)
         add_arguments(command)
-        add_verbosity(command)
+        add_verbosity(command, default=argparse.SUPPRESS)  # what stood before the command stays
         command.set_defaults(module=module, parser=command)
     return parser
 

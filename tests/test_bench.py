@@ -75,7 +75,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_and_a_comparison(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["bench", "--model", str(tiny), "--engines", "torch:fp32", "--samples", "24", "--num-threads", "2"]
+    words = ["bench", "--model", str(tiny), "--engines", "torch:fp32", "--device", "cpu", "--samples", "24"]
+    words += ["--num-threads", "2"]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     found = json.loads(lines[-1])
@@ -87,7 +88,9 @@ def test_a_run_and_a_comparison(tiny: Path, tmp_path: Path, capsys: pytest.Captu
     paced = found["loads"]["camera_rate"]["torch:fp32"]["ms"]
     assert {"capture", "wait"} <= set(paced)
     assert found["machine"]["versions"]["numpy"]
-    assert found["engines"]["torch:fp32"]["threads"] == torch.get_num_threads() == 2
+    ran = {"backend": "torch", "precision": "fp32", "device": "cpu", "threads": torch.get_num_threads()}
+    assert found["engines"]["torch:fp32"] == ran | {"threads": 2}
+    assert any(line.startswith("torch:fp32 (torch fp32 on cpu)") for line in lines)
     assert found["own_cost_share"] < 0.01
     assert any("n/a" in line for line in lines)
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")

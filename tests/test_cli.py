@@ -20,6 +20,13 @@ def settings_of(*words: str) -> LiveSettings:
     return live.settings_of(cli.make_parser().parse(["live", *words]))
 
 
+@pytest.mark.parametrize("words", [["-v", "live"], ["live", "-v"], ["-v", "live", "-q"]])
+def test_verbosity_stands_before_the_command_or_after_it(words: list[str]) -> None:
+    args = cli.make_parser().parse(words)
+    assert args.verbose
+    assert args.quiet == ("-q" in words)
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = "import sys; from rt_avsac import cli; cli.make_parser().print_help(); print(*sys.modules, sep='\\n')"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
