@@ -59,7 +59,7 @@ def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
             "precision int8: asked of backend cuda, which has fp32, fp16 and bf16; use tensorrt or openvino"
         )
     net, header = load(request.checkpoint)
-    say("compiling kernels, this takes a minute or two")
+    say("compiling kernels and trying which are fastest, this takes some minutes")
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

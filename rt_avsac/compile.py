@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ def build(request: Request, out: Path, say: Progress) -> bundle.Manifest:
     say(f"compiling {request.checkpoint.name} for {request.backend}, precision {request.precision}")
     started = time.monotonic()
     try:
-        with bundle.building(out) as folder:
+        with bundle.building(out) as folder, ticking(say):
             from rt_avsac import build as builders
 
             built = builders.BUILDERS[request.backend](request, folder, say)
@@ -86,6 +88,26 @@ def build(request: Request, out: Path, say: Progress) -> bundle.Manifest:
         raise ModelError(f"bundle {out}: {request.backend} {request.precision} cannot be built: {why}") from error
     say(f"compiled in {time.monotonic() - started:.1f} s: {manifest.backend} {manifest.precision}")
     return manifest
+
+
+@contextmanager
+def ticking(say: Progress, every_s: float = 15.0) -> Iterator[None]:
+    """Says now and then how long it has been, from a thread of its own: a GPU's kernels are tried for minutes."""
+    done, began = threading.Event(), time.monotonic()
+
+    def tick() -> None:
+        while not done.wait(every_s):
+            say(f"still compiling, {time.monotonic() - began:.0f} s so far")
+
+    thread = threading.Thread(target=tick, name="ticking", daemon=True)
+    with suppress(RuntimeError):  # without memory for a thread the build goes on in silence
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def cache_folder() -> Path:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 
 from rt_avsac import build, bundle, cli
-from rt_avsac.compile import Request, cached_bundle, choose_backend
+from rt_avsac.compile import Request, cached_bundle, choose_backend, ticking
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import open_engine
 from rt_avsac.errors import ModelError
 from rt_avsac.probe import windows
 from tests.tiny_model import CLASSES, make_tiny
+from tests.waiting import until
 
 quiet = lambda text: None  # noqa: E731
 
@@ -208,6 +210,14 @@ def test_a_precision_that_is_switched_off_is_left_out(
     with pytest.raises(ModelError, match="no primitive"):
         build_bundle(Request(checkpoint, "openvino", "bf16"), tmp_path / "c", said.append)
     assert not (tmp_path / "c").exists()
+
+
+def test_a_long_build_says_how_long_it_has_been() -> None:
+    said: list[str] = []
+    with ticking(said.append, every_s=0.01):
+        until(lambda: len(said) > 1)
+    assert said[0] == "still compiling, 0 s so far"
+    assert not any(thread.name == "ticking" for thread in threading.enumerate())
 
 
 def test_backend_choice() -> None:
