@@ -48,10 +48,14 @@ def toolchain() -> Iterator[None]:
 def check_compilers() -> None:
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
-        raise ModelError(f"backend cuda: no C++ compiler: {compiler} is not there; apt-get install g++, or set CXX")
+        raise ModelError(
+            f"backend cuda: no C++ compiler: {compiler} is not there; apt-get install g++, or use --device cpu"
+        )
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not header.is_file():
-        raise ModelError(f"backend cuda: Triton needs {header}, which is not there; apt-get install python3-dev")
+        raise ModelError(
+            f"backend cuda: Triton needs {header}, it is not there; apt-get install python3-dev, or use --device cpu"
+        )
 
 
 def cuda_home() -> Path:
