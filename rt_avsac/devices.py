@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import select
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import wait
 from typing import Any
 
 from rt_avsac import portaudio, v4l2
@@ -31,7 +31,7 @@ def microphones(timeout_s: float) -> tuple[list[dict[str, Any]], str]:
     fd, deadline, text, error = child.stdout.fileno(), time.monotonic() + timeout_s, b"", ""
     try:
         while True:
-            if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not wait([fd], max(0.0, deadline - time.monotonic())):
                 error = f"the sound server did not answer within {timeout_s:g} s"
                 break
             data = os.read(fd, 1 << 16)

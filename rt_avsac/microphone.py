@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 
 import numpy as np
 
@@ -96,7 +96,7 @@ class Microphone:
         deadline = began + OPEN_DEADLINE_S
         while True:
             remaining_s = deadline - time.monotonic()
-            ready = select.select([fd], [], [], max(0.0, remaining_s))[0]
+            ready = wait([fd], max(0.0, remaining_s))
             if not ready:
                 asked = f"{self._reopener.name}: "
                 if self._reopener.state == "ok":

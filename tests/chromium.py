@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
-import select
 import shutil
 import subprocess
 import tempfile
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class Browser:
             assert time.monotonic() < end, (
                 f"never: {script}; page: {self.ask('document.body && document.body.innerText')}"
             )
-            select.select([], [], [], 0.05)
+            wait([], 0.05)
         return value
 
     def screenshot(self, path: Path) -> None:
@@ -94,7 +94,7 @@ class Browser:
         end = time.monotonic() + 60
         while True:
             while b"\0" not in self._rest:
-                assert select.select([self._read], [], [], end - time.monotonic())[0], f"no answer to {method}"
+                assert wait([self._read], max(end - time.monotonic(), 0.0)), f"no answer to {method}"
                 data = os.read(self._read, 1 << 20)
                 assert data, "the browser has ended"
                 self._rest += data

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,18 @@ def test_no_sound_server_is_an_empty_list(pulse: Pulse, capsys: pytest.CaptureFi
     out = capsys.readouterr()
     assert "none (is a sound server running?)" in out.out
     assert out.err == ""
+
+
+def test_many_open_files_change_nothing(pulse: Pulse, capsys: pytest.CaptureFixture[str]) -> None:
+    """select() takes no file beyond the 1,024th."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    with ExitStack() as stack:
+        for _ in range(1100):
+            stack.enter_context(open(os.devnull))
+        assert devices.main(Namespace(json=False, timeout=20.0)) == 0
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "16 kHz itself) default" in capsys.readouterr().out
 
 
 def test_nodes_that_are_no_cameras_or_do_not_answer(
