@@ -81,22 +81,26 @@ def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
 def graph_for_tensorrt(request: Request, precision: str, path: Path) -> tuple[Avsac, dict[str, Any], Any]:
     """Writes the ONNX graph, packing included → network, checkpoint header, calibration or None. Needs no GPU.
 
-    fp32, fp16 and bf16 have their types in the graph, as strongly typed networks ask (TensorRT 10.3 to 11); int8 has
-    Q/DQ, and fp32 where it has none.
+    Types are in the graph, as strongly typed networks ask (TensorRT 10.3 to 11); int8 has Q/DQ, and fp16 in between.
     """
+    import torch
+
     from rt_avsac.engines.tensorrt import INPUTS, OUTPUTS, PACKED
-    from rt_avsac.export import write_onnx
-    from rt_avsac.half import spelled_out
+    from rt_avsac.export import OPSET, OPSET_HALF, write_onnx
+    from rt_avsac.half import Half, spelled_out
     from rt_avsac.model.checkpoint import load
     from rt_avsac.model.on_device import Packed
     from rt_avsac.quantize import quantized
 
     net, header = load(request.checkpoint)
     calibration = calibration_of(request) if precision == "int8" else None
-    network = typed(net, precision, "cpu") if calibration is None else quantized(net, calibration)
+    if calibration is None:
+        network, opset = typed(net, precision, "cpu"), OPSET
+    else:
+        network, opset = Half(quantized(net, calibration), torch.float16, "cpu").eval(), OPSET_HALF
     names = (*OUTPUTS[: num_outputs(net)], *PACKED)
     program = program_of(Packed(network), net.settings.image_size)
-    write_onnx(program if precision in ("fp32", "int8") else spelled_out(program), path, INPUTS, names)
+    write_onnx(program if precision == "fp32" else spelled_out(program), path, INPUTS, names, opset)
     return net, header, calibration
 
 

@@ -16,6 +16,7 @@ from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
 from rt_avsac.quantize import LEVELS, Calibration, quantized
 
 OPSET = 18
+OPSET_HALF = 19  # from here on what is rounded may be fp16
 INPUTS = ("image", "audio")
 OUTPUTS = ("sounding", "class_probability", "audio_probability")
 
@@ -46,6 +47,7 @@ def write_onnx(
     path: Path,
     inputs: Sequence[str] = INPUTS,
     outputs: Sequence[str] = OUTPUTS,
+    opset: int = OPSET,
 ) -> None:
     """Q/DQ as QuantizeLinear and DequantizeLinear, weights stored as int8. ModelError when onnx is not installed.
 
@@ -78,7 +80,7 @@ def write_onnx(
         model = torch.onnx.export(
             program,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             custom_translation_table=table,
             input_names=list(inputs),
             output_names=list(outputs[: len(program.graph_signature.user_outputs)]),
@@ -91,7 +93,10 @@ def write_onnx(
 
 
 def fold_weights(proto: Any) -> None:
-    """Rounded weights become int8 initializers; the transposes of Linear weights move before their rounding."""
+    """Rounded weights become int8 initializers; the transposes of Linear weights move before their rounding.
+
+    What is cast to fp16 afterwards is restored as such: its scale is fp16.
+    """
     import onnx
     from onnx import numpy_helper
 
@@ -108,18 +113,27 @@ def fold_weights(proto: Any) -> None:
         weight = numpy_helper.to_array(initializers[node.input[0]])
         scale = numpy_helper.to_array(initializers[node.input[1]]).reshape(-1)
         (restore,) = readers[node.output[0]]
-        steps = weight / scale.reshape([-1] + [1] * (weight.ndim - 1))
-        rounded = np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8)
         axis, output = 0, restore.output[0]
-        after = readers.get(output, [])
-        if len(after) == 1 and after[0].op_type == "Transpose" and weight.ndim == 2:
-            rounded, axis, output = np.ascontiguousarray(rounded.T), 1, after[0].output[0]
+        while len(after := readers.get(output, [])) == 1:
+            if after[0].op_type == "Transpose" and weight.ndim == 2:
+                axis = 1
+            elif after[0].op_type == "Cast" and after[0].attribute[0].i == onnx.TensorProto.FLOAT16:
+                scale = np.maximum(scale.astype(np.float16), np.finfo(np.float16).smallest_subnormal)
+            else:
+                break
+            output = after[0].output[0]
             dropped.add(id(after[0]))
+        steps = weight / scale.astype(np.float32).reshape([-1] + [1] * (weight.ndim - 1))
+        rounded = np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8)
         name = node.input[0]
-        graph.initializer.append(numpy_helper.from_array(rounded, f"{name}.int8"))
-        graph.initializer.append(numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{name}.zero"))
-        inputs = [f"{name}.int8", node.input[1], f"{name}.zero"]
-        restore.CopyFrom(onnx.helper.make_node("DequantizeLinear", inputs, [output], name=restore.name, axis=axis))
+        stored_as = {
+            f"{name}.int8": np.ascontiguousarray(rounded.T) if axis else rounded,
+            f"{name}.scale": scale,
+            f"{name}.zero": np.zeros(len(scale), np.int8),
+        }
+        graph.initializer.extend(numpy_helper.from_array(values, key) for key, values in stored_as.items())
+        restored = onnx.helper.make_node("DequantizeLinear", list(stored_as), [output], name=restore.name, axis=axis)
+        restore.CopyFrom(restored)
         dropped.add(id(node))
     kept = [node for node in graph.node if id(node) not in dropped]
     used = {name for node in kept for name in node.input} | {item.name for item in graph.output}

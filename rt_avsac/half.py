@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rt_avsac.model.avsac import Deployed
 from rt_avsac.model.log_mel import LogMel
+from rt_avsac.quantize import InputQdq
 
 
 class InFloat(nn.Module):
@@ -23,6 +24,20 @@ class InFloat(nn.Module):
             return self.part(x.float())
 
 
+class RoundedFrom(nn.Module):
+    """What enters an int8 layer, in half precision before it is rounded: builders want both factors' scales alike."""
+
+    def __init__(self, part: InputQdq, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.part, self.dtype = part, dtype
+        if part.smooth is not None:
+            part.smooth = part.smooth.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded: Tensor = self.part(x.to(self.dtype))
+        return rounded
+
+
 class Half(nn.Module):
     """`Deployed` under autocast, log-mel and norms in fp32; outputs float32 like those of every backend. Changes it."""
 
@@ -33,6 +48,8 @@ class Half(nn.Module):
             for name, part in list(parent.named_children()):
                 if isinstance(part, (LogMel, nn.LayerNorm)):
                     setattr(parent, name, InFloat(part, device))
+                elif isinstance(part, InputQdq):
+                    setattr(parent, name, RoundedFrom(part, dtype))
 
     def forward(self, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self.device, dtype=self.dtype):

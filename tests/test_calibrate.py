@@ -24,7 +24,7 @@ from calibrate.sensitivity import choose_cut, mask_iou
 from rt_avsac import build as builders
 from rt_avsac import quantize
 from rt_avsac.build_gpu import graph_for_tensorrt
-from rt_avsac.compile import Request
+from rt_avsac.compile import Request, find_calibration
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import open_engine
@@ -32,8 +32,9 @@ from rt_avsac.engines.tensorrt import PACKED
 from rt_avsac.errors import ModelError
 from rt_avsac.model import checkpoint as checkpoints
 from rt_avsac.model.avsac import Deployed
-from rt_avsac.probe import windows
-from rt_avsac.quantize import Calibration, Range, WeightQdq, quantized, read_calibration
+from rt_avsac.model_path import find
+from rt_avsac.probe import demo_windows, deviation, windows
+from rt_avsac.quantize import Calibration, Range, WeightQdq, layers, quantized, read_calibration
 from tests.rtx import build_onnx, build_pt2, needs_rtx, needs_torch_tensorrt
 from tests.small_set import make_small_set
 from tests.tiny_model import make_tiny
@@ -282,6 +283,42 @@ def test_a_tensorrt_builder_takes_it(calibrated: tuple[Path, Path], tmp_path: Pa
     request = Request(checkpoint, "tensorrt", "int8", str(out / "tiny.calibration.json"))
     graph_for_tensorrt(request, "int8", packed)
     assert build_onnx(packed)[0] == [*names, *PACKED]
+
+
+def test_tensorrts_graph_is_fp16_where_it_is_not_int8(calibrated: tuple[Path, Path], tmp_path: Path) -> None:
+    """No scale is fp32, SmoothQuant's factors are not either: TensorRT wants both sides of a product alike."""
+    import onnx
+
+    checkpoint, out = calibrated
+    table = json.loads((out / "tiny.calibration.json").read_text())
+    net, _ = checkpoints.load(checkpoint)
+    for name, layer in layers(net).items():
+        if name in table["ranges"] and layer.weight.shape[1] > 1:
+            table["ranges"][name]["smooth"] = [1.5] * layer.weight.shape[1]
+    (tmp_path / "smooth.json").write_text(json.dumps(table))
+    request = Request(checkpoint, "tensorrt", "int8", str(tmp_path / "smooth.json"))
+    graph_for_tensorrt(request, "int8", tmp_path / "graph.onnx")
+    model = onnx.load(tmp_path / "graph.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {item.name: item.data_type for item in model.graph.initializer}
+    roundings = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(roundings) > len(table["ranges"])
+    assert {kinds[node.input[1]] for node in roundings} == {onnx.TensorProto.FLOAT16}
+
+
+def test_tensorrts_int8_graph_finds_the_shipped_models_masks(tmp_path: Path) -> None:
+    """OpenVINO computes it, since TensorRT cannot here."""
+    import openvino
+
+    shipped = find("avsac-edge")
+    request = Request(shipped, "tensorrt", "int8", str(find_calibration(shipped)))
+    net, _, _ = graph_for_tensorrt(request, "int8", tmp_path / "graph.onnx")
+    compiled = openvino.Core().compile_model(str(tmp_path / "graph.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(image: np.ndarray, audio: np.ndarray) -> list[np.ndarray]:
+        return [compiled([image, audio, np.full(1, 0.5, np.float32)])[0]]
+
+    assert deviation(net, run, demo_windows(224, 15_600))["mask_iou"] > 0.97
 
 
 @needs_torch_tensorrt

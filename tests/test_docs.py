@@ -11,10 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from rt_avsac import cli, errors
-from rt_avsac.config import LiveSettings
+from rt_avsac.config import LiveSettings, read_file
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -36,7 +35,7 @@ def test_the_two_commands_come_first_and_work_as_written() -> None:
     assert venv == "python3 -m venv .venv"
     extra = re.fullmatch(r"\.venv/bin/pip install -e '\.\[(\w+)\]'", install)
     assert extra
-    assert extra.group(1) in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extra.group(1) in read_file(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
     program, *words = live.split()
     assert program == ".venv/bin/rt-avsac"
     assert cli.make_parser().parse(words).camera == "demo"

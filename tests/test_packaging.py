@@ -11,10 +11,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-import tomllib
+
+from rt_avsac.config import read_file
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = read_file(ROOT / "pyproject.toml")["project"]
 MODULE_OF = {"opencv-python-headless": "cv2", "pyzmq": "zmq", "pillow": "PIL", "cuda-bindings": "cuda"}
 MODULE_OF |= {"tensorrt-rtx": "tensorrt_rtx", "nvidia-modelopt": "modelopt"}
 OTHERS = {"gi", "rclpy", "builtin_interfaces", "sensor_msgs", "std_msgs", "vision_msgs"}  # of the system, or of ROS
