@@ -130,6 +130,7 @@ def test_what_is_imported_is_in_an_extra(folder: str, extras: tuple[str, ...]) -
     modules = (
         {MODULE_OF.get(name, name.replace("-", "_")) for name in known}
         | set(sys.stdlib_module_names)
+        | {"tomllib"}  # of the standard library from 3.11 on
         | OTHERS
         | OPTIONAL
     )
