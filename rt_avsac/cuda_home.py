@@ -1,6 +1,6 @@
 """What compiling for an NVIDIA GPU needs and torch does not look for: CUDA's headers, the driver's library, compilers.
 
-CUDA's toolkit is seldom there; its headers come with torch's wheels all the same, and the driver with the GPU.
+CUDA's toolkit is seldom there; its headers can be had as wheels beside torch's, and the driver comes with the GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from rt_avsac.errors import ModelError
 
-HEADERS = ("include/cuda.h", "include/cuda_runtime_api.h")
+# torch's wheels bring the first two, cuda-toolkit[cccl,crt] the others
+HEADERS = ("include/cuda.h", "include/cuda_runtime_api.h", "include/crt/host_defines.h", "include/nv/target")
 TOOLKITS = Path("/usr/local")
 DRIVER = "libcuda.so"
 MAPS = Path("/proc/self/maps")
@@ -59,15 +60,17 @@ def check_compilers() -> None:
 
 
 def cuda_home() -> Path:
-    """The first folder with CUDA's headers: where the user says, the toolkit, torch's wheels, Triton."""
+    """The first folder with all of CUDA's headers: where the user says, the toolkit, wheels."""
     named = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
     toolkits = sorted(map(str, TOOLKITS.glob("cuda*")))
-    wheels = [f"{place}/{name}" for place in _places("nvidia") for name in ("cu13", "cu12", "cuda_runtime")]
-    triton = [f"{place}/backends/nvidia" for place in _places("triton")]
-    for place in (*named, *toolkits, *wheels, *triton):
+    wheels = [f"{place}/cu13" for place in _places("nvidia")]
+    for place in (*named, *toolkits, *wheels):
         if place and all((Path(place) / header).is_file() for header in HEADERS):
             return Path(place)
-    raise ModelError(f"backend cuda: {HEADERS[0]} is nowhere; pip install nvidia-cuda-runtime, or set CUDA_HOME")
+    raise ModelError(
+        "backend cuda: CUDA's headers are nowhere whole; pip install 'cuda-toolkit[cccl,crt]', set CUDA_HOME, or use "
+        "--device cpu"
+    )
 
 
 def _places(package: str) -> list[str]:

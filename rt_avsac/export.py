@@ -1,4 +1,4 @@
-"""The network as files for other runtimes: ONNX (opset 18) and .pt2, in fp32 or with the Q/DQ of a calibration."""
+"""The network as files for other runtimes: ONNX and .pt2, in fp32 or with the Q/DQ of a calibration."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def fold_weights(proto: Any) -> None:
         (restore,) = readers[node.output[0]]
         axis, output = 0, restore.output[0]
         while len(after := readers.get(output, [])) == 1:
-            if after[0].op_type == "Transpose" and weight.ndim == 2:
+            if after[0].op_type == "Transpose" and weight.ndim == 2 and axis == 0:
                 axis = 1
             elif after[0].op_type == "Cast" and after[0].attribute[0].i == onnx.TensorProto.FLOAT16:
                 scale = np.maximum(scale.astype(np.float16), np.finfo(np.float16).smallest_subnormal)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.pulse import Pulse
+
+if TYPE_CHECKING:
+    from rt_avsac.quantize import Calibration
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +26,33 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.small_set import make_small_set
+
+    return make_small_set(tmp_path_factory.mktemp("set") / "data")
+
+
+@pytest.fixture(scope="session")
+def calibrated(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(checkpoint of a tiny network, folder of `python -m calibrate`)"""
+    from calibrate.run import main
+    from tests.tiny_model import make_tiny
+
+    folder = tmp_path_factory.mktemp("calibrated")
+    checkpoint = make_tiny(folder / "tiny.safetensors")
+    words = [str(checkpoint), "--data", str(small_set), "--out", str(folder / "out"), "--num", "6", "--probes", "1"]
+    assert main([*words, "--method", "minmax", "--smooth", "off", "--no-compare", "-v"]) == 0
+    return checkpoint, folder / "out"
+
+
+@pytest.fixture(scope="session")
+def calibration(calibrated: tuple[Path, Path]) -> Calibration:
+    from rt_avsac.quantize import read_calibration
+
+    return read_calibration(calibrated[1] / "tiny.calibration.json")
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from tests.tiny_model import CLASSES, make_tiny
 from tests.waiting import until
 
 quiet = lambda text: None  # noqa: E731
+CPU = LiveSettings(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def torch_bundle(checkpoint: Path) -> Path:
 
 
 def test_openvino_gives_torchs_numbers(openvino_bundle: Path, torch_bundle: Path) -> None:
-    with open_engine(openvino_bundle, LiveSettings()) as engine, open_engine(torch_bundle, LiveSettings()) as reference:
+    with open_engine(openvino_bundle, CPU) as engine, open_engine(torch_bundle, CPU) as reference:
         assert (engine.backend, engine.precision) == ("openvino", "fp32")
         for image, audio in windows(64, 15_600, count=3, seed=5):
             got, wanted = engine.run(image[0], audio[0]), reference.run(image[0], audio[0])

@@ -27,13 +27,18 @@ def test_the_headers_are_where_the_user_says(tmp_path: Path, monkeypatch: pytest
     assert cuda_home.cuda_home() == tmp_path / "home"
 
 
-def test_the_headers_of_torchs_wheels_do_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_headers_of_wheels_do_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cuda_home, "TOOLKITS", tmp_path / "no-toolkit")
     (tmp_path / "nvidia" / "cu13").mkdir(parents=True)
     monkeypatch.setattr(cuda_home, "_places", lambda package: [str(tmp_path / package)])
-    with pytest.raises(ModelError, match=r"cuda\.h is nowhere; .*CUDA_HOME"):
+    with pytest.raises(ModelError, match=r"nowhere whole; pip install .*CUDA_HOME"):
+        cuda_home.cuda_home()
+    for header in cuda_home.HEADERS[:2]:  # what torch's wheels bring does not compile
+        (tmp_path / "nvidia" / "cu13" / header).parent.mkdir(exist_ok=True)
+        (tmp_path / "nvidia" / "cu13" / header).touch()
+    with pytest.raises(ModelError, match="nowhere whole"):
         cuda_home.cuda_home()
     make_home(tmp_path / "nvidia" / "cu13")
     assert cuda_home.cuda_home() == tmp_path / "nvidia" / "cu13"

@@ -47,7 +47,7 @@ def golden_windows() -> list[Window]:
 
 
 def outputs_of(backend: str, precision: str, windows: list[Window]) -> list[Outputs]:
-    settings = LiveSettings(backend=backend, precision=precision)  # type: ignore[arg-type]
+    settings = LiveSettings(backend=backend, precision=precision, device="cpu")  # type: ignore[arg-type]
     with open_engine(cached_bundle(find(MODEL), settings, lambda text: None), settings) as engine:
         return [
             engine.run(

@@ -142,8 +142,8 @@ class Teacher(nn.Module):
 def judge(net: Listener, audio: Tensor, heard: NDArray[np.bool_]) -> dict[str, float]:
     """Of one-source windows: right at first, heard at 0.5; of the others: any class wrongly heard at 0.5."""
     with torch.no_grad():
-        parts = audio.split(32)
-        probability = torch.cat([net(part.to(device_of(net))).sigmoid() for part in parts]).cpu().numpy()
+        parts = audio.to(device_of(net)).split(32)
+        probability = torch.cat([net(part).sigmoid() for part in parts]).cpu().numpy()
     probability[:, 0] = 0.0
     one, none = heard.any(axis=1), ~heard.any(axis=1)
     return {
