@@ -161,7 +161,9 @@ class Avsac(nn.Module):
         feature = self.mask_feature(f_agv, seen)
         if self.mixer is not None and heard.audio is not None:
             feature = self.mixer(feature, heard.audio)
-        product = torch.einsum("bmhw,bnm->bnhw", feature, self.query_projection(f_vga))
+        # channels last: CPU backends store pictures so, and an einsum over bmhw makes them turn this one
+        pixels = feature.permute(0, 2, 3, 1).flatten(1, 2) @ self.query_projection(f_vga).transpose(1, 2)
+        product = pixels.unflatten(1, feature.shape[2:]).permute(0, 3, 1, 2)
         if self.settings.scaled_product:
             product = product * feature.shape[1] ** -0.5
         if self.settings.class_match:
@@ -214,14 +216,14 @@ class Deployed(nn.Module):
     sounding and class_probability, and no audio_probability: its classes are those of the sounding pixels.
     """
 
-    stretch: Tensor
+    stretch4: Tensor  # H/4 → H
+    stretch2: Tensor  # H/8 → H/4
 
     def __init__(self, net: Avsac) -> None:
         super().__init__()
         self.net = net
-        side = net.settings.image_size // 4
-        stretch = F.interpolate(torch.eye(side)[None, None], (4 * side, side), mode="bilinear")[0, 0]
-        self.register_buffer("stretch", stretch, persistent=False)
+        self.register_buffer("stretch4", stretch(net.settings.image_size // 4, 4), persistent=False)
+        self.register_buffer("stretch2", stretch(net.settings.image_size // 8, 2), persistent=False)
 
     def forward(self, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
         # in this order: TensorRT permutes no uint8, and OpenVINO merges a permutation with the convolution only
@@ -233,12 +235,18 @@ class Deployed(nn.Module):
         logit = decoded.sounding_logit
         if self.net.settings.head == "light":
             # bilinear x 4 as two matrix products: CPU backends interpolate a single channel ten times slower
-            logit = self.stretch @ logit @ self.stretch.t()
+            logit = self.stretch4 @ logit @ self.stretch4.t()
         sounding = logit.sigmoid()[:, 0]
         if decoded.semantic_logit is not None:
             of_class = decoded.semantic_logit.softmax(dim=1)
             return sounding, F.avg_pool2d(of_class, 4) if self.net.settings.head == "full" else of_class
         if seen.class_logit is None or heard.class_logit is None:
             return (sounding,)
-        of_class = F.interpolate(seen.class_logit, scale_factor=2.0, mode="bilinear").softmax(dim=1)
+        # likewise: what is interpolated channels last has to be turned for the output, at four times the size
+        of_class = (self.stretch2 @ seen.class_logit @ self.stretch2.t()).softmax(dim=1)
         return sounding, of_class, heard.class_logit.sigmoid()
+
+
+def stretch(side: int, factor: int) -> Tensor:
+    """float32 [factor * side, side]: `stretch @ x @ stretch.T` is x [side, side], bilinear, `factor` times as large."""
+    return F.interpolate(torch.eye(side)[None, None], (factor * side, side), mode="bilinear")[0, 0]

@@ -18,16 +18,16 @@ class ImageNorm(nn.Module):
     """
 
     mean: Tensor
-    std: Tensor
+    per_std: Tensor  # CPU backends divide three times slower than they multiply
 
     def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("per_std", 1.0 / torch.tensor(std), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        return (image - self.mean[:, None, None]) / self.std[:, None, None]
+        return (image - self.mean[:, None, None]) * self.per_std[:, None, None]
 
     def channels_last(self, image: Tensor) -> Tensor:
         """The same of [B, H, W, 3]."""
-        return (image - self.mean) / self.std
+        return (image - self.mean) * self.per_std
