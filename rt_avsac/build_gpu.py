@@ -97,7 +97,7 @@ def graph_for_tensorrt(request: Request, precision: str, path: Path) -> tuple[Av
     if calibration is None:
         network, opset = typed(net, precision, "cpu"), OPSET
     else:
-        network, opset = Half(quantized(net, calibration), torch.float16, "cpu").eval(), OPSET_HALF
+        network, opset = Half(quantized(net, calibration.signed()), torch.float16, "cpu").eval(), OPSET_HALF
     names = (*OUTPUTS[: num_outputs(net)], *PACKED)
     program = program_of(Packed(network), net.settings.image_size)
     write_onnx(program if precision == "fp32" else spelled_out(program), path, INPUTS, names, opset)

@@ -28,10 +28,10 @@ def example(image_size: int, device: str = "cpu") -> tuple[torch.Tensor, torch.T
 
 
 def exported(net: Avsac, calibration: Calibration | None) -> torch.export.ExportedProgram:
-    """The deployed network with static shapes; with a calibration, `rt_avsac::qdq` stands before and in each layer."""
+    """The deployed network with static shapes; with a calibration, signed `rt_avsac::qdq` before and in its layers."""
     import warnings
 
-    deployed = Deployed(net).eval() if calibration is None else quantized(net, calibration)
+    deployed = Deployed(net).eval() if calibration is None else quantized(net, calibration.signed())
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(deployed, example(net.settings.image_size))

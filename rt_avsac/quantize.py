@@ -43,7 +43,19 @@ class Calibration:
     float_layers: list[str]  # left out, because the measured sweep said so
     windows: list[dict[str, str]] = field(default_factory=list)  # what it was measured on: id, stratum, sha256
     measured: dict[str, Any] = field(default_factory=dict)
+    signed_float_layers: list[str] = field(default_factory=list)  # left out besides, where steps are signed
     format: int = FORMAT
+
+    def signed(self) -> Calibration:
+        """For those whose int8 is signed only (TensorRT, and one ONNX file for all): what is positive has half as many
+        steps there, so more layers stay in floating point."""
+        kept = {
+            name: dataclasses.replace(each, positive=False)
+            for name, each in self.ranges.items()
+            if name not in self.signed_float_layers
+        }
+        left_out = [*self.float_layers, *self.signed_float_layers]
+        return dataclasses.replace(self, ranges=kept, float_layers=left_out, signed_float_layers=[])
 
     def summary(self) -> dict[str, Any]:
         """What a manifest says of it."""
@@ -181,8 +193,18 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
 
 
 def layers(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """What can be rounded, by name, in the order of the module tree."""
-    return {name: module for name, module in net.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    """What can be rounded, by name, in the order of the module tree.
+
+    Not what reads a number of channels that four does not divide: int8 kernels take them by fours, so nothing is won,
+    and OpenVINO 2026.4 miscomputes such a convolution where it reads a concatenation in ONNX.
+    """
+
+    def fits(layer: nn.Module) -> bool:
+        if isinstance(layer, nn.Conv2d):
+            return layer.groups > 1 or layer.in_channels % 4 == 0
+        return isinstance(layer, nn.Linear) and layer.in_features % 4 == 0
+
+    return {name: layer for name, layer in net.named_modules() if fits(layer)}  # type: ignore[misc]
 
 
 def folded(net: Avsac) -> Avsac:
