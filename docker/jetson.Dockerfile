@@ -19,10 +19,12 @@ RUN python3 -m venv --system-site-packages /opt/rt-avsac
 ENV PATH=/opt/rt-avsac/bin:$PATH XDG_CACHE_HOME=/cache
 
 COPY . /src
-# torch (the CPU build is enough: it only writes the graph), and cuda-python of JetPack's CUDA; no OpenCV wheel,
-# which would hide the system's
+# torch's CPU build is enough: it only writes the graph. The one from PyPI brings CUDA 13, which JetPack 6 cannot run
+# and which excludes the cuda-python of its CUDA 12. numpy < 2: the system's OpenCV is built against numpy 1. No OpenCV
+# wheel, which would hide the system's.
 ARG CUDA_BINDINGS="cuda-bindings>=12.6,<13"
-RUN pip install --no-cache-dir "/src" "${CUDA_BINDINGS}" \
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "torch>=2.11,<2.14" \
+    && pip install --no-cache-dir "/src" "${CUDA_BINDINGS}" "numpy>=1.26,<2" \
         "av>=14" "safetensors>=0.5" "sounddevice>=0.5" "torch>=2.11,<2.14" "onnx>=1.17" "onnxscript>=0.5" \
         "tomli>=2; python_version < '3.11'" \
     && rm -rf /src

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rt_avsac.build import Built, approved_calibration, calibration_of, num_outputs
-from rt_avsac.errors import ModelError
+from rt_avsac.build import LEAST_AGREEMENT, Built, approved_calibration, calibration_of, num_outputs
+from rt_avsac.errors import ModelError, reason
 from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
 from rt_avsac.probe import demo_windows, deviation
 
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from rt_avsac.model.on_device import Packed
 
 WORKSPACE_MB = 1024
-TIMING_CACHE = "timing.cache"
 AUTOTUNE = {  # each kernel the fastest of those that are tried, without a table of them on the terminal
     "max_autotune": True,
     "autotune_num_choices_displayed": 0,
@@ -129,9 +131,8 @@ def scale_graph(height: int, width: int, size: int, path: Path) -> None:
 
 def plan_of(trt: Any, builder: Any, config: Any, onnx: Path, strong: bool = True) -> bytes | None:
     """The whole graph as one engine: what the parser or the builder cannot take is an error, nothing falls back."""
-    logger = trt.Logger(trt.Logger.ERROR)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if strong else 0)
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
     if not parser.parse(onnx.read_bytes()):
         raise ModelError(f"backend tensorrt: the parser refuses the graph: {parser.get_error(0).desc()}")
     plan = builder.build_serialized_network(network, config)
@@ -141,7 +142,7 @@ def plan_of(trt: Any, builder: Any, config: Any, onnx: Path, strong: bool = True
 def dla_core(trt: Any, builder: Any, precision: str) -> int | None:
     """The DLA core that RT_AVSAC_DLA asks for; ModelError where there is none, or where it cannot compute this.
 
-    A DLA takes neither strongly typed networks nor Q/DQ, so it gets fp16, as TensorRT 8.6 to 10 (JetPack 6) build it.
+    A DLA takes neither strongly typed networks nor Q/DQ, so it gets fp16, as TensorRT 8.6 to 10.7 (JetPack 6) build it.
     """
     asked = os.environ.get("RT_AVSAC_DLA", "")
     if not asked:
@@ -151,15 +152,53 @@ def dla_core(trt: Any, builder: Any, precision: str) -> int | None:
     if precision != "fp16" or not hasattr(trt.BuilderFlag, "FP16"):
         raise ModelError(
             f"RT_AVSAC_DLA: asked precision {precision} with TensorRT {trt.__version__}; a DLA is used with fp16 and "
-            "TensorRT 8.6 to 10"
+            "TensorRT 8.6 to 10.7"
         )
     return int(asked)
+
+
+def builder_of(trt: Any) -> Any:
+    """ModelError where there is no GPU to build for, or no memory on it."""
+    try:
+        return trt.Builder(trt.Logger(trt.Logger.ERROR))
+    except TypeError as error:  # what its bindings make of a null pointer
+        raise ModelError(f"backend tensorrt: its builder does not start ({reason(error)}); is the GPU free?") from None
+
+
+def config_of(trt: Any, builder: Any) -> Any:
+    """Workspace as RT_AVSAC_WORKSPACE_MB says; fp32 is fp32: TF32's 10 bits of mantissa spoil the log-mel spectrum."""
+    asked = os.environ.get("RT_AVSAC_WORKSPACE_MB", str(WORKSPACE_MB))
+    if not asked.isdigit() or int(asked) < 1:
+        raise ModelError(
+            f"RT_AVSAC_WORKSPACE_MB: asked a number of MB, got {asked!r}; leave it unset for {WORKSPACE_MB}"
+        )
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(asked) << 20)
+    config.clear_flag(trt.BuilderFlag.TF32)
+    return config
+
+
+@contextmanager
+def timing_cache(trt: Any, config: Any, device: str) -> Iterator[None]:
+    """What earlier builds on this GPU with this TensorRT found out about kernels; kept for the next one."""
+    key = hashlib.sha256(f"{trt.__version__} {device}".encode()).hexdigest()[:8]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt-avsac"
+    path = base / f"timing-{key}.cache"
+    known = path.read_bytes() if path.is_file() else b""
+    if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    yield
+    with suppress(OSError):  # only the next build is slower
+        base.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+        os.replace(temporary, path)
 
 
 def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
     """ONNX → TensorRT's parser → one strongly typed engine, and a small one for each usual size of frame.
 
-    "auto" is int8 with a calibration, else fp16.
+    "auto" is int8 with a calibration whose masks are found on this GPU too, else fp16.
     """
     from rt_avsac.build import manifest_of
     from rt_avsac.engines.tensorrt import ENGINE, TensorRtEngine, import_tensorrt, machine
@@ -171,40 +210,36 @@ def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
     say("writing the graph")
     onnx = folder / "graph.onnx"
     net, header, calibration = graph_for_tensorrt(request, precision, onnx)
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    builder, here = builder_of(trt), machine()
     dla = dla_core(trt, builder, precision)
-    config = builder.create_builder_config()
-    workspace_mb = int(os.environ.get("RT_AVSAC_WORKSPACE_MB", WORKSPACE_MB))
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    config = config_of(trt, builder)
     if dla is not None:
         config.default_device_type, config.DLA_core = trt.DeviceType.DLA, dla
         config.set_flag(trt.BuilderFlag.FP16)
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)  # attention stays on the GPU
         say(f"convolutions go to DLA core {dla}")
-    timing = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt-avsac" / TIMING_CACHE
-    cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
     say("TensorRT is trying kernels, this takes minutes")
-    plan = plan_of(trt, builder, config, onnx, strong=dla is None)
-    if plan is None:
-        raise ModelError(f"backend tensorrt: {precision} engine not built; a smaller RT_AVSAC_WORKSPACE_MB may help")
+    with timing_cache(trt, config, here.device):
+        plan = plan_of(trt, builder, config, onnx, strong=dla is None)
+        if plan is None:
+            raise ModelError(
+                f"backend tensorrt: {precision} engine not built; a smaller RT_AVSAC_WORKSPACE_MB may help"
+            )
     (folder / ENGINE).write_bytes(plan)
-    try:
-        timing.parent.mkdir(parents=True, exist_ok=True)
-        timing.write_bytes(bytes(config.get_timing_cache().serialize()))
-    except OSError:
-        pass  # only the next build is slower
     options = {"frame_sizes": " ".join(scale_plans(trt, builder, net.settings.image_size, folder, say))}
     if dla is not None:
         options["dla_core"] = str(dla)
-    measured = calibration.summary() if calibration else {}
+    measured = calibration.signed().summary() if calibration else {}
     built = Built(precision, header, num_outputs(net), options, calibration=measured)
-    with TensorRtEngine(plan, manifest_of(request, built, machine()), blocking=False) as engine:
+    with TensorRtEngine(plan, manifest_of(request, built, here), blocking=False) as engine:
 
         def run(image: np.ndarray, audio: np.ndarray) -> list[np.ndarray]:
             return [output[None] for output in engine.run(image[0], audio[0]) if output is not None]
 
         found = deviation(net, run, demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES))
+    if request.precision == "auto" and precision == "int8" and found["mask_iou"] < LEAST_AGREEMENT:
+        say(f"int8 is left out: its masks agree {found['mask_iou']:.2f} with fp32 on this GPU")
+        return for_tensorrt(replace(request, precision="fp16"), folder, say)
     return replace(built, deviation=found)
 
 
@@ -216,7 +251,7 @@ def scale_plans(trt: Any, builder: Any, size: int, folder: Path, say: Progress) 
     for height, width in FRAME_SIZES:
         onnx, path = folder / "scale.onnx", folder / SCALE.format(height=height, width=width)
         scale_graph(height, width, size, onnx)
-        plan = plan_of(trt, builder, builder.create_builder_config(), onnx)
+        plan = plan_of(trt, builder, config_of(trt, builder), onnx)
         onnx.unlink()
         if plan is None:
             say(f"frames of {width}x{height} are scaled on the host: no engine for them")

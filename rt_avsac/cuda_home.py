@@ -60,11 +60,15 @@ def check_compilers() -> None:
 
 
 def cuda_home() -> Path:
-    """The first folder with all of CUDA's headers: where the user says, the toolkit, wheels."""
+    """The first folder with all of CUDA's headers: the user's, toolkit or wheels of torch's version, others."""
+    from torch.version import cuda
+
+    major = (cuda or "13").split(".")[0]
     named = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
     toolkits = sorted(map(str, TOOLKITS.glob("cuda*")))
-    wheels = [f"{place}/cu13" for place in _places("nvidia")]
-    for place in (*named, *toolkits, *wheels):
+    fitting = [place for place in toolkits if Path(place).resolve().name.startswith(f"cuda-{major}.")]
+    wheels = [f"{place}/cu{major}" for place in _places("nvidia")]
+    for place in (*named, *fitting, *wheels, *toolkits):
         if place and all((Path(place) / header).is_file() for header in HEADERS):
             return Path(place)
     raise ModelError(

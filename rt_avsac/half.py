@@ -6,6 +6,7 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from rt_avsac.model.avsac import Deployed
 from rt_avsac.model.log_mel import LogMel
@@ -30,6 +31,7 @@ class RoundedFrom(nn.Module):
     def __init__(self, part: InputQdq, dtype: torch.dtype) -> None:
         super().__init__()
         self.part, self.dtype = part, dtype
+        part.scale = part.scale.clamp(min=torch.finfo(dtype).smallest_normal)  # builders refuse a scale of nothing
         if part.smooth is not None:
             part.smooth = part.smooth.to(dtype)
 
@@ -50,6 +52,9 @@ class Half(nn.Module):
                     setattr(parent, name, InFloat(part, device))
                 elif isinstance(part, InputQdq):
                     setattr(parent, name, RoundedFrom(part, dtype))
+                elif isinstance(part, (nn.Conv2d, nn.Linear)) and not parametrize.is_parametrized(part):
+                    part.to(dtype)  # else autocast writes a cast of each weight into the graph, to be run every time
+        deployed.stretch4, deployed.stretch2 = deployed.stretch4.to(dtype), deployed.stretch2.to(dtype)
 
     def forward(self, image: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self.device, dtype=self.dtype):

@@ -23,12 +23,14 @@ def build_onnx(path: Path) -> tuple[list[str], int]:
     """A strongly typed network of the whole file → names of its outputs, bytes of the engine."""
     import tensorrt_rtx as trt
 
+    from rt_avsac.build_gpu import builder_of, config_of
+
     logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
+    builder = builder_of(trt)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     assert parser.parse_from_file(str(path)), [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    config = builder.create_builder_config()
+    config = config_of(trt, builder)
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
     engine = builder.build_serialized_network(network, config)

@@ -251,6 +251,14 @@ def test_log_mel_equals_scipy(offset: float) -> None:
     np.testing.assert_allclose(got, reference_log_mel(audio.astype(np.float64), offset), atol=2e-3)
 
 
+def test_log_mel_is_not_computed_in_half_precision() -> None:
+    audio = 0.1 * torch.randn(1, 15_600, generator=torch.Generator().manual_seed(1))
+    plain = LogMel(0.001)(audio)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(LogMel(0.001)(audio.bfloat16().float()), LogMel(0.001)(audio.bfloat16()))
+        assert torch.equal(LogMel(0.001)(audio), plain)
+
+
 def test_yamnet_pads_as_tensorflow() -> None:
     """ "same" at stride 2 on even sizes: the window starts on the first pixel, and one row is missing at the end."""
     conv = SameConv(1, 1, 3, 2)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from rt_avsac import cuda_home
 from rt_avsac.errors import ModelError, reason
@@ -42,6 +43,22 @@ def test_the_headers_of_wheels_do_too(tmp_path: Path, monkeypatch: pytest.Monkey
         cuda_home.cuda_home()
     make_home(tmp_path / "nvidia" / "cu13")
     assert cuda_home.cuda_home() == tmp_path / "nvidia" / "cu13"
+
+
+def test_headers_of_torchs_own_cuda_go_before_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toolkit of another version is the last resort, also behind the name that leads to it."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(cuda_home, "TOOLKITS", tmp_path)
+    monkeypatch.setattr(cuda_home, "_places", lambda package: [str(tmp_path / package)])
+    older = make_home(tmp_path / "cuda-12.6")
+    (tmp_path / "cuda").symlink_to(older)
+    assert cuda_home.cuda_home().resolve() == older
+    wheels = make_home(tmp_path / "nvidia" / "cu13")
+    assert cuda_home.cuda_home() == wheels
+    fitting = make_home(tmp_path / "cuda-13.1")
+    assert cuda_home.cuda_home() == fitting
 
 
 def test_torch_is_told_for_as_long_as_it_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,17 @@ import pytest
 import torch
 
 from rt_avsac import cli
-from rt_avsac.build_gpu import FRAME_SIZES, dla_core, graph_for_tensorrt, scale_graph, typed
+from rt_avsac.build_gpu import (
+    FRAME_SIZES,
+    builder_of,
+    config_of,
+    dla_core,
+    graph_for_tensorrt,
+    program_of,
+    scale_graph,
+    timing_cache,
+    typed,
+)
 from rt_avsac.compile import Request
 from rt_avsac.engines import BACKENDS, Outputs, PackingEngine, backend_module
 from rt_avsac.engines.tensorrt import OUTPUTS, PACKED
@@ -23,6 +32,7 @@ from rt_avsac.export import exported, write_pt2
 from rt_avsac.half import spelled_out
 from rt_avsac.model import checkpoint as checkpoints
 from rt_avsac.model.avsac import Deployed
+from rt_avsac.model.on_device import Packed
 from rt_avsac.probe import windows
 from tests.rtx import build_onnx, build_pt2, needs_rtx, needs_torch_tensorrt
 from tests.tiny_model import make_tiny
@@ -64,6 +74,18 @@ def test_typed_networks_say_what_the_plain_one_says(checkpoint: Path, precision:
                 assert float((wanted - got).abs().mean()) < (1e-5 if precision == "fp32" else 0.03)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own
+def test_no_weight_is_cast_while_a_network_runs(checkpoint: Path) -> None:
+    """Compilers for GPUs do not fold such casts: each would be run for every frame."""
+    net, _ = checkpoints.load(checkpoint)
+    program = program_of(Packed(typed(net, "fp16", "cpu")), 64).run_decompositions({})
+    signature = program.graph_signature
+    stored = {*signature.inputs_to_parameters, *signature.inputs_to_buffers}
+    casts = [node for node in program.graph.nodes if node.target == torch.ops.aten._to_copy.default]
+    assert casts  # of what flows
+    assert [node.args[0].name for node in casts if node.args[0].name in stored] == []
+
+
 @needs_rtx
 def test_a_tensorrt_builder_takes_the_fp16_graph(checkpoint: Path, tmp_path: Path) -> None:
     """Strongly typed, whole, nothing left over: what the parser cannot map to a layer would be an error here."""
@@ -91,6 +113,41 @@ def test_torch_tensorrt_leaves_no_operator_to_torch(checkpoint: Path, tmp_path: 
     found = build_pt2(tmp_path / "tiny.pt2")
     assert found["fallback"] == []
     assert found["engine_bytes"] > 1_000_000
+
+
+@needs_rtx
+def test_a_builder_is_told_what_fp32_and_workspace_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorrt_rtx as trt
+
+    builder = builder_of(trt)
+    assert builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)  # as TensorRT has it
+    monkeypatch.setenv("RT_AVSAC_WORKSPACE_MB", "64")
+    config = config_of(trt, builder)
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 64 << 20
+    monkeypatch.setenv("RT_AVSAC_WORKSPACE_MB", "much")
+    with pytest.raises(ModelError, match="asked a number of MB, got 'much'"):
+        config_of(trt, builder)
+
+
+@needs_rtx
+@pytest.mark.filterwarnings("ignore")  # the RTX edition calls it deprecated
+def test_what_was_learnt_of_kernels_is_kept_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is there but cannot be read does not end a build."""
+    import tensorrt_rtx as trt
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    builder = builder_of(trt)
+    for gpu in ("one", "other", "one"):
+        with timing_cache(trt, config_of(trt, builder), gpu):
+            pass
+    kept = sorted((tmp_path / "rt-avsac").iterdir())
+    assert len(kept) == 2
+    kept[0].write_bytes(b"rubbish")
+    for gpu in ("one", "other"):
+        with timing_cache(trt, config_of(trt, builder), gpu):
+            pass
+    assert kept[0].read_bytes() != b"rubbish"
 
 
 def test_a_dla_is_used_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +188,9 @@ def test_gpu_backends_on_a_gpu(backend: str, checkpoint: Path, tmp_path: Path) -
 
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
-    if backend == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
-        pytest.skip("needs TensorRT")
+    if backend == "tensorrt":
+        pytest.importorskip("tensorrt", exc_type=Exception)
+        pytest.importorskip("cuda.bindings")
     manifest = build(Request(checkpoint, backend, "fp16"), tmp_path / "b", print)
     assert manifest.deviation["mask_iou"] > 0.9
     net, _ = checkpoints.load(checkpoint)

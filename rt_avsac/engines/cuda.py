@@ -45,7 +45,9 @@ def machine() -> Machine:
 
 def load_package(package: Path) -> Any:
     """The network of a package, for one thread: with locks and events of its own it could not be captured."""
-    return import_torch()._inductor.aoti_load_package(str(package), run_single_threaded=True)
+    torch = import_torch()
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32
+    return torch._inductor.aoti_load_package(str(package), run_single_threaded=True)
 
 
 class Captured:
@@ -65,7 +67,9 @@ class Captured:
             self._stream.synchronize()
             self._results = [torch.empty(each.shape, dtype=each.dtype).pin_memory() for each in outputs]
         self._graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(self._graph, stream=self._stream):
+        # another thread's camera or decoder may call CUDA meanwhile
+        capture = torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local")
+        with torch.inference_mode(), capture:
             self._step()
 
     def _step(self) -> None:
@@ -100,7 +104,7 @@ class CudaEngine:
         size, samples = manifest.image_size, manifest.num_audio_samples
         self._sound = (torch.zeros(1, samples), torch.zeros(1))  # and the threshold
         image = torch.zeros(1, size, size, 3, dtype=torch.uint8)
-        self._maps = Captured(lambda *inputs: network(*inputs)[:num_maps], (image, *self._sound))
+        self._maps: Captured | None = Captured(lambda *inputs: network(*inputs)[:num_maps], (image, *self._sound))
         self._frame_size = (0, 0)
         self._masks: Captured | None = None
 
@@ -111,6 +115,7 @@ class CudaEngine:
 
         if self._masks is not None:
             self._masks.free()
+            self._masks = None
         network, num_maps = self._network, self.manifest.num_outputs
         scale = Scale(height, width, self.manifest.image_size).cuda()
 
@@ -123,6 +128,7 @@ class CudaEngine:
 
     def run(self, image: NDArray[np.uint8], audio: NDArray[np.float32]) -> Outputs:
         """image uint8 [S, S, 3], audio float32 [n] → fresh arrays."""
+        assert self._maps is not None, "closed"
         return Outputs.of(self._maps(image, audio, 0.5))
 
     def scales(self, height: int, width: int) -> bool:
@@ -140,7 +146,7 @@ class CudaEngine:
         for graph in (self._maps, self._masks):
             if graph is not None:
                 graph.free()
-        self._network = None
+        self._network = self._maps = self._masks = None
 
     def __enter__(self) -> CudaEngine:
         return self

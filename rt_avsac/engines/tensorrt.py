@@ -108,14 +108,19 @@ class TensorRtEngine:
         self.manifest, self.precision = manifest, manifest.precision
         if blocking:  # must come before the context is made; spares a core, costs some tens of microseconds
             check(self._cudart.cudaSetDeviceFlags(self._cudart.cudaDeviceScheduleBlockingSync))
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        try:
+            self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        except TypeError as error:  # what its bindings make of a null pointer
+            raise ModelError(f"backend tensorrt: its runtime does not start ({reason(error)})") from None
+        if core := manifest.options.get("dla_core"):
+            self._runtime.DLA_core = int(core)
         self._outputs = OUTPUTS[: manifest.num_outputs]
         self._buffers: dict[str, Buffer] = {}
         _, greatest = check(self._cudart.cudaDeviceGetStreamPriorityRange())
         self._stream = check(self._cudart.cudaStreamCreateWithPriority(self._cudart.cudaStreamNonBlocking, greatest))
         self._network = self._load(plan, (*INPUTS, *self._outputs, *PACKED))
         self._scale_plans, self._scales = dict(scale_plans or {}), dict[tuple[int, int], Any]()
-        self._graphs: dict[tuple[str, ...], Any] = {}
+        self._graphs: dict[tuple[str, ...], Any] = {}  # None: cannot be captured
 
     def _load(self, plan: bytes, names: tuple[str, ...]) -> Any:
         """An execution context with an address for each tensor; those of one name are one buffer."""
@@ -124,6 +129,8 @@ class TensorRtEngine:
         if engine is None:
             raise ModelError("backend tensorrt: the engine cannot be read; compile it again")
         context = engine.create_execution_context()
+        if context is None:
+            raise ModelError("backend tensorrt: no memory on the GPU for the engine; free some, or use a smaller model")
         for name in names:
             if name not in self._buffers:
                 shape, dtype = tuple(engine.get_tensor_shape(name)), trt.nptype(engine.get_tensor_dtype(name))
@@ -147,14 +154,30 @@ class TensorRtEngine:
             for _ in range(3):  # TensorRT allocates and loads kernels at first: not inside a capture
                 self._step(contexts, inputs, outputs)
             check(self._cudart.cudaStreamSynchronize(self._stream))
-            mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-            check(self._cudart.cudaStreamBeginCapture(self._stream, mode))
+            self._graphs[key] = self._capture(contexts, inputs, outputs)
+        if self._graphs[key] is None:
             self._step(contexts, inputs, outputs)
-            graph = check(self._cudart.cudaStreamEndCapture(self._stream))
-            self._graphs[key] = check(self._cudart.cudaGraphInstantiate(graph, 0))
-            check(self._cudart.cudaGraphDestroy(graph))
-        check(self._cudart.cudaGraphLaunch(self._graphs[key], self._stream))
+        else:
+            check(self._cudart.cudaGraphLaunch(self._graphs[key], self._stream))
         check(self._cudart.cudaStreamSynchronize(self._stream))
+
+    def _capture(self, contexts: Sequence[Any], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
+        """An executable graph; None where something in it refuses to be captured, as a DLA does."""
+        cudart = self._cudart
+        check(
+            cudart.cudaStreamBeginCapture(self._stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        )
+        try:
+            self._step(contexts, inputs, outputs)
+        except ModelError:
+            cudart.cudaStreamEndCapture(self._stream)  # says once more that it failed
+            cudart.cudaGetLastError()
+            return None
+        graph = check(cudart.cudaStreamEndCapture(self._stream))
+        try:
+            return check(cudart.cudaGraphInstantiate(graph, 0))
+        finally:
+            check(cudart.cudaGraphDestroy(graph))
 
     def _put(self, name: str, value: Any) -> None:
         self._buffers[name].array[0] = value
@@ -191,7 +214,10 @@ class TensorRtEngine:
         return context
 
     def close(self) -> None:
-        for graph in self._graphs.values():
+        """Frees the GPU; once."""
+        if self._network is None:
+            return
+        for graph in filter(None, self._graphs.values()):
             check(self._cudart.cudaGraphExecDestroy(graph))
         self._network = None  # the engines before their memory
         self._scales.clear()
@@ -212,5 +238,5 @@ def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> Ten
     for size in manifest.options.get("frame_sizes", "").split():
         height, width = (int(side) for side in size.split("x"))
         scales[height, width] = (folder / SCALE.format(height=height, width=width)).read_bytes()
-    blocking = Path("/etc/nv_tegra_release").exists()
+    blocking = bool(check(import_cudart().cudaGetDeviceProperties(0)).integrated)
     return TensorRtEngine((folder / ENGINE).read_bytes(), manifest, blocking, scales)

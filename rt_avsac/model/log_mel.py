@@ -65,6 +65,13 @@ class LogMel(nn.Module):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
+        device = audio.device.type
+        if torch.is_autocast_enabled(device):  # half precision is several tenths of a neper off, sometimes whole ones
+            with torch.autocast(device, enabled=False):
+                return self.spectrum(audio.float())
+        return self.spectrum(audio)
+
+    def spectrum(self, audio: Tensor) -> Tensor:
         later, earlier = audio[:, self.later], audio[:, self.earlier]
         even, odd = (later + earlier) @ self.cosines, (later - earlier) @ self.sines
         magnitude = torch.sqrt(even * even + odd * odd + 1e-12)
