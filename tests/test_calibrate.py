@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -178,6 +179,54 @@ def test_comparison_end_to_end(
     assert [each.precision for each in found] == ["fp32", "int8"]
     assert found[0].agreement == 1.0
     assert all(each.p50_ms > 0 and each.num_items == 2 for each in found)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "0.0", "-1.0"])
+@pytest.mark.parametrize("key", ["amax", "smooth"])
+def test_ranges_that_cannot_be(calibrated: tuple[Path, Path], tmp_path: Path, key: str, value: str) -> None:
+    table = json.loads((calibrated[1] / "tiny.calibration.json").read_text())
+    name, item = next(iter(table["ranges"].items()))
+    item[key] = float(value) if key == "amax" else [1.0, float(value)]
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(table))
+    with pytest.raises(ModelError, match=f"{name}.*calibrate again"):
+        read_calibration(path)
+
+
+def test_values_that_are_not_finite_end_the_calibration() -> None:
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ModelError, match="not finite"):
+            Observer().see(torch.tensor([[1.0, value]]), -1)
+
+
+def test_a_layer_that_only_zeros_enter_has_a_range() -> None:
+    observer = Observer()
+    observer.see(torch.zeros(2, 3), -1)
+    assert all(observer.limit(method) > 0 for method in ("minmax", "percentile", "entropy"))
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+import rt_avsac.quantize
+from rt_avsac.errors import DiskError
+from rt_avsac.export import write_pt2
+program = torch.export.load(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+try:
+    write_pt2(program, Path(sys.argv[2]))
+except DiskError as error:
+    sys.exit(f"{error.exit_code}: {error}")
+"""
+
+
+def test_a_disk_that_fills_up_while_the_graph_is_written(calibrated: tuple[Path, Path], tmp_path: Path) -> None:
+    """In a process that may write no more than 64 KB a file; torch's own writer would abort it."""
+    words = [sys.executable, "-c", FULL, str(calibrated[1] / "tiny.int8.pt2"), str(tmp_path / "x.pt2")]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr.strip().splitlines()[-1][:8]) == (1, "5: expor"), ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("change", ["", "{}", "[]", '{"format": 9}', '{"format": 1, "ranges": {"a": {}}}', None])
