@@ -1,7 +1,8 @@
 """`python -m calibrate CHECKPOINT --data DATA --out DIR`: measures ranges, leaves sensitive layers out, compares.
 
 DIR gets NAME.calibration.json (lay it beside the checkpoint, or give it to `rt-avsac compile --calibration`),
-NAME.int8.onnx and NAME.int8.pt2 (one quantized graph for TensorRT and OpenVINO), report.json and layers.png.
+NAME.int8.onnx and NAME.int8.pt2 (one quantized graph for TensorRT and OpenVINO), report.json, layers.png, and
+windows.json: `python -m calibrate --verify windows.json --data DATA` draws the same windows again and compares them.
 Exit code 1 when int8 costs more than the budget.
 """
 
@@ -22,7 +23,7 @@ from calibrate.chart import layer_errors
 from calibrate.compare import Budget, Row, compare, engines_for, over_budget, table
 from calibrate.modelopt_ranges import by_modelopt, import_modelopt
 from calibrate.ranges import Method, observe, ranges_of
-from calibrate.samples import Sample, collect
+from calibrate.samples import Choice, Sample, collect, digest, listing, verify
 from calibrate.sensitivity import Sweep, mask_iou, sounding, sweep
 from rt_avsac.bundle import read
 from rt_avsac.cli import Parser, guarded
@@ -31,6 +32,7 @@ from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Calibration, Range, quantized
 
 Say = Callable[[str], None]
+Windows = dict[str, dict[str, dict[str, Any]]]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")  # of "auto"
 MODELOPT = "modelopt"
 
@@ -57,7 +59,8 @@ def choose_ranges(
     return *best, tried
 
 
-def calibrated(args: argparse.Namespace, checkpoint: Path, say: Say) -> tuple[Avsac, Calibration, Sweep]:
+def calibrated(args: argparse.Namespace, checkpoint: Path, say: Say) -> tuple[Avsac, Calibration, Sweep, Windows]:
+    """Also the listing of the windows: those of the ranges, and the probes of the sweep and of the methods."""
     import torch
 
     from rt_avsac.model.checkpoint import load, sha256
@@ -66,9 +69,11 @@ def calibrated(args: argparse.Namespace, checkpoint: Path, say: Say) -> tuple[Av
     net, _ = load(checkpoint)
     size = net.settings.image_size
     say(f"collecting {args.num} windows of {args.data}")
-    samples = collect(args.data, args.num, args.seed, size, args.split)
+    choice = Choice(args.split, args.num, args.seed, size)
     # other scenes than those that set the ranges; a recording has no others
-    probes = collect(args.data, args.probes, args.seed + 1, size, args.split)
+    probe_choice = Choice(args.split, args.probes, args.seed + 1, size)
+    samples, probes = collect(args.data, choice), collect(args.data, probe_choice)
+    windows = {"sets": {"ranges": listing(choice, samples), "probes": listing(probe_choice, probes)}}
     method, ranges, tried = choose_ranges(net, samples, probes, args.method, args.smooth, say)
     found = sweep(net, ranges, probes, say)
     kept = {name: measured for name, measured in ranges.items() if name not in found.float_layers}
@@ -77,14 +82,17 @@ def calibrated(args: argparse.Namespace, checkpoint: Path, say: Say) -> tuple[Av
         method=method,
         ranges=kept,
         float_layers=found.float_layers,
-        windows=[sample.listing() for sample in samples],
+        windows=windows["sets"]["ranges"]["windows"],
         measured={
             "seed": args.seed,
+            "split": args.split,
+            "num_probes": len(probes),
+            "probes_sha256": digest(probes),
             "agreement_by_method": {name: round(value, 5) for name, value in tried.items()},
             "agreement_by_cut": {str(count): round(value, 5) for count, value in found.cuts.items()},
         },
     )
-    return net, calibration, found
+    return net, calibration, found, windows
 
 
 def write_json(path: Path, table: dict[str, Any]) -> None:
@@ -117,6 +125,10 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(f"calibrate {time.monotonic() - started:5.0f} s: {text}", file=sys.stderr, flush=True)
 
+    if args.verify:
+        return 0 if verify(Path(args.verify), args.data, print) else 1
+    if not args.checkpoint or not args.out:
+        raise UserError(f"calibration: {'--out' if args.checkpoint else 'CHECKPOINT'} is missing; see --help")
     if args.probes < 1 or args.eval_num < 1:
         raise UserError("calibration: --probes and --eval-num must be at least 1")
     if args.method == MODELOPT:
@@ -129,7 +141,8 @@ def run(args: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiskError(f"folder {out}: cannot be made: {error.strerror}") from None
-    net, calibration, found = calibrated(args, checkpoint, say)
+    net, calibration, found, windows = calibrated(args, checkpoint, say)
+    write_json(out / "windows.json", windows)
     path = out / f"{checkpoint.stem}.calibration.json"
     write_json(path, dataclasses.asdict(calibration))
     layer_errors(found.alone, found.float_layers, out / "layers.png")
@@ -170,9 +183,12 @@ def run(args: argparse.Namespace) -> int:
 
 def parser() -> Parser:
     made = Parser(prog="python -m calibrate", description=__doc__, allow_abbrev=False)
-    made.add_argument("checkpoint", metavar="CHECKPOINT", help="shipped name or .safetensors")
+    made.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="shipped name or .safetensors")
     made.add_argument("--data", required=True, metavar="PATH", help="data folder, mapping file, or recording")
-    made.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    made.add_argument("--out", metavar="DIR", help="folder to write to")
+    made.add_argument(
+        "--verify", metavar="FILE", help="draw the windows of this windows.json again; exit code 1 if other"
+    )
     made.add_argument("--num", type=int, default=128, help="windows that set the ranges [128]")
     made.add_argument("--probes", type=int, default=16, help="windows of the sweep over the layers [16]")
     made.add_argument("--seed", type=int, default=0, help="which windows [0]")
