@@ -79,6 +79,9 @@ def test_classes_take_turns_and_a_window_counts_for_all_of_its() -> None:
     for num, kinds in ((20, both + dogs), (20, both + dogs + cats)):
         times = Counter(name for each in stratified(kinds, num, 0) for name in each.classes)
         assert abs(times["cat"] - times["dog"]) <= 1, times
+    for seed in range(40):
+        first, second = stratified(both + dogs + cats, 2, seed)
+        assert "+" in first.stratum or set(first.classes).isdisjoint(second.classes), "a dog, then no dog and cat"
     orders = {tuple(each.stratum for each in stratified(dogs + cats, 2, seed)) for seed in range(9)}
     assert orders == {("dog", "cat"), ("cat", "dog")}, "not by the alphabet"
 
