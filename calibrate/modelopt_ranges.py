@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from calibrate.ranges import Observer
+from calibrate.ranges import SMALLEST, Observer
 from calibrate.samples import Sample
 from rt_avsac.errors import ModelError, reason
 from rt_avsac.model.avsac import Avsac, Deployed
@@ -46,7 +46,8 @@ def by_modelopt(
         smoothed = quantizers(mtq, net, mtq.INT8_SMOOTHQUANT_CFG, samples)
         ranges |= {name: smoothed[name] for name in decoder}
     return {
-        name: Range(ranges[name].amax, observer.low >= 0.0, ranges[name].smooth) for name, observer in observers.items()
+        name: Range(ranges[name].amax or SMALLEST, observer.low >= 0.0, ranges[name].smooth)
+        for name, observer in observers.items()
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from calibrate.samples import Sample
+from rt_avsac.errors import ModelError
 from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Range, folded, layers
 
@@ -18,6 +20,7 @@ NUM_BINS = 2048
 PERCENTILE = 99.99
 SMOOTH_ALPHA = 0.5
 TARGET_LEVELS = 128
+SMALLEST = 1e-8  # range of a layer that only zeros enter
 
 
 class Observer:
@@ -34,8 +37,10 @@ class Observer:
         x = x.detach()
         magnitude = x.abs()
         top = float(magnitude.max())
+        if not math.isfinite(top):
+            raise ModelError("calibration: values that are not finite enter a layer; check the checkpoint's weights")
         if self.reach == 0.0:
-            self.reach = max(top, 1e-8)
+            self.reach = max(top, SMALLEST)
         while top > self.reach:
             self.counts = torch.cat(
                 [self.counts.view(-1, 2).sum(dim=1), torch.zeros(NUM_BINS // 2, dtype=torch.float64)]
@@ -48,9 +53,9 @@ class Observer:
         self.channel_amax = per_channel if self.channel_amax is None else torch.maximum(self.channel_amax, per_channel)
 
     def limit(self, method: Method) -> float:
-        """The |x| that the greatest int8 step stands for."""
+        """The |x| that the greatest int8 step stands for; above 0 also where only zeros came."""
         if method == "minmax" or self.amax == 0.0:
-            return self.amax
+            return self.amax or SMALLEST
         if method == "percentile":
             share = self.counts.cumsum(0) / self.counts.sum()
             index = int(torch.searchsorted(share, PERCENTILE / 100))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +23,17 @@ from rt_avsac.scale import scale
 
 SCENES_PER_SAMPLE = 6  # so many scenes are looked at for each window asked for: rare classes get their turn
 NEGATIVE_STRATA = ("muted", "noise", "off-screen")
+NEGATIVE_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What, beside the data, decides which windows are drawn."""
+
+    split: str
+    num: int
+    seed: int
+    image_size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +50,10 @@ class Sample:
         digest = hashlib.sha256(self.image.tobytes() + self.audio.tobytes()).hexdigest()
         object.__setattr__(self, "sha256", digest)
 
+    @property
+    def classes(self) -> list[str]:
+        return self.stratum.split("+")
+
     def listing(self) -> dict[str, str]:
         return {"id": self.id, "stratum": self.stratum, "sha256": self.sha256}
 
@@ -43,31 +62,32 @@ def make(name: str, stratum: str, image: NDArray[np.uint8], audio: NDArray[np.fl
     return Sample(name, stratum, scale(image, size), np.ascontiguousarray(fit_audio(audio, NUM_AUDIO_SAMPLES)))
 
 
-def collect(data: str | Path, num: int, seed: int, size: int, split: str = "train") -> list[Sample]:
-    """`num` windows of a data folder or mapping (as for training), or of a recording of `rt-avsac record`.
+def collect(data: str | Path, choice: Choice) -> list[Sample]:
+    """The windows of a data folder or mapping (as for training), or of a recording of `rt-avsac record`.
 
-    The same seed gives the same windows. UserError when the data give none.
+    The same choice gives the same windows. UserError when the data give none.
     """
-    if num < 1:
-        raise UserError(f"calibration: asked {num} windows; ask at least 1")
+    if choice.num < 1:
+        raise UserError(f"calibration: asked {choice.num} windows; ask at least 1")
     path = Path(data)
-    found = of_recording(path, size) if (path / HEAD).is_file() else of_scenes(path, num, seed, size, split)
-    chosen = stratified(list(found), num, seed)
+    found = of_recording(path, choice.image_size) if (path / HEAD).is_file() else of_scenes(path, choice)
+    chosen = stratified(list(found), choice.num, choice.seed)
     if not chosen:
-        raise UserError(f"calibration data {data}: no windows in it (split {split!r})")
+        raise UserError(f"calibration data {data}: no windows in it (split {choice.split!r})")
     return chosen
 
 
-def of_scenes(data: Path, num: int, seed: int, size: int, split: str) -> Iterator[Sample]:
-    """Composed scenes under each of their sounds; stratum = the class that sounds, or the kind of nothing."""
+def of_scenes(data: Path, choice: Choice) -> Iterator[Sample]:
+    """Composed scenes under each of their sounds; stratum = the classes that sound, or the kind of nothing."""
     from train.classes import CLASSES
     from train.compose import evaluation_items
 
-    for item in evaluation_items(data, seed, num * SCENES_PER_SAMPLE, split):
+    for item in evaluation_items(data, choice.seed, choice.num * SCENES_PER_SAMPLE, choice.split):
+        image = scale(item.image, choice.image_size)  # one for all of them, not one each
         for condition, audio in item.conditions.items():
             classes = item.sounding(condition)
             stratum = condition if condition in NEGATIVE_STRATA else "+".join(CLASSES[class_id] for class_id in classes)
-            yield make(f"{item.id}/{condition}", stratum, item.image, audio, size)
+            yield make(f"{item.id}/{condition}", stratum, image, audio, choice.image_size)
 
 
 def of_recording(folder: Path, size: int) -> Iterator[Sample]:
@@ -80,27 +100,88 @@ def of_recording(folder: Path, size: int) -> Iterator[Sample]:
         windows = []
         while (window := recording.next(0.0)) is not None:
             silent = window.status == "missing" or rms_dbfs(window.audio) < quiet
-            name = f"{folder.name}/{window.frame.index}"
-            windows.append(make(name, "muted" if silent else "heard", window.frame.image, window.audio, size))
+            windows.append(
+                make(
+                    f"frame-{window.frame.index}",
+                    "muted" if silent else "heard",
+                    window.frame.image,
+                    window.audio,
+                    size,
+                )
+            )
     for index, sample in enumerate(windows):
         part = f"part{index * 5 // len(windows)}"
         yield sample if sample.stratum == "muted" else Sample(sample.id, part, sample.image, sample.audio)
 
 
 def stratified(samples: list[Sample], num: int, seed: int) -> list[Sample]:
-    """Up to `num`, taking one of each stratum in turn, in an order that only the seed decides; no window twice."""
+    """Up to `num`, in an order that only the seed decides; no window twice.
+
+    A quarter, and at least one of each kind, are negatives; the rest goes round over the classes.
+    """
     random = np.random.default_rng(seed)
-    strata: dict[str, list[Sample]] = defaultdict(list)
-    seen: set[str] = set()
+    distinct = list({sample.sha256: sample for sample in samples}.values())
+    shuffled = [distinct[index] for index in random.permutation(len(distinct))]
+    negatives = in_turn([sample for sample in shuffled if sample.stratum in NEGATIVE_STRATA], random)
+    sounding = in_turn([sample for sample in shuffled if sample.stratum not in NEGATIVE_STRATA], random)
+    kinds = len({sample.stratum for sample in negatives})
+    share = min(max(round(num * NEGATIVE_SHARE), kinds), num // 2)
+    share = min(max(share, num - len(sounding)), len(negatives))  # what one side lacks, the other gives
+    return [*negatives[:share], *sounding[: num - share]]
+
+
+def in_turn(samples: list[Sample], random: np.random.Generator) -> list[Sample]:
+    """All of them; up to any point each class has come about equally often, a window counting for all its classes.
+
+    Next is a window of the class that came least so far: one whose other classes, too, came least.
+    """
+    waiting: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        if sample.sha256 not in seen:
-            seen.add(sample.sha256)
-            strata[sample.stratum].append(sample)
-    queues = [[group[index] for index in random.permutation(len(group))] for _, group in sorted(strata.items())]
+        for name in sample.classes:
+            waiting[name].append(sample)
+    names = sorted(waiting)
+    turn = {names[index]: place for place, index in enumerate(random.permutation(len(names)))}
+    times = dict.fromkeys(names, 0)
     chosen: list[Sample] = []
-    while queues and len(chosen) < num:
-        for queue in queues:
-            if len(chosen) < num:
-                chosen.append(queue.pop())
-        queues = [queue for queue in queues if queue]
+    while waiting:
+        least = min(waiting, key=lambda name: (times[name], turn[name]))
+        sample = min(waiting[least], key=lambda each: max(times[name] for name in each.classes))
+        chosen.append(sample)
+        for name in sample.classes:
+            times[name] += 1
+            waiting[name].remove(sample)
+            if not waiting[name]:
+                del waiting[name]
     return chosen
+
+
+def listing(choice: Choice, samples: Sequence[Sample]) -> dict[str, Any]:
+    return dataclasses.asdict(choice) | {"windows": [sample.listing() for sample in samples]}
+
+
+def digest(samples: Sequence[Sample]) -> str:
+    return hashlib.sha256("".join(sample.sha256 for sample in samples).encode()).hexdigest()
+
+
+def verify(file: Path, data: str, say: Callable[[str], None]) -> bool:
+    """Draws the windows of a windows.json once more; True when each is what is listed there, bit for bit."""
+    names = [field.name for field in dataclasses.fields(Choice)]
+    try:
+        listed = json.loads(file.read_text("utf-8"))["sets"]
+        choices = {use: Choice(**{name: table[name] for name in names}) for use, table in listed.items()}
+        wanted = {use: [(row["id"], row["sha256"]) for row in table["windows"]] for use, table in listed.items()}
+        if not all(type(n) is int and n >= 0 for c in choices.values() for n in (c.num, c.seed, c.image_size - 1)):
+            raise ValueError("num, seed or image_size")
+    except OSError as error:
+        raise UserError(f"windows {file}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        kind = type(error).__name__
+        raise UserError(f"windows {file}: not a windows.json of `python -m calibrate` ({kind}: {error})") from None
+    differ = 0
+    for use, choice in choices.items():
+        again = [(sample.id, sample.sha256) for sample in collect(data, choice)]
+        other = [pair for pair in zip_longest(wanted[use], again) if pair[0] != pair[1]]
+        first = f", the first {(other[0][0] or other[0][1])[0]}" if other else ""
+        say(f"{use}: {len(wanted[use]) - len(other)} of {len(wanted[use])} windows are as listed{first}")
+        differ += len(other)
+    return not differ

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,9 @@ def exported(net: Avsac, calibration: Calibration | None) -> torch.export.Export
 
 def write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
     """For Torch-TensorRT and AOTInductor; reading it needs `rt_avsac.quantize` imported where it holds Q/DQ."""
-    _atomically(path, lambda temporary: torch.export.save(program, temporary))
+    archive = io.BytesIO()  # torch's own writer of files aborts the process when the disk is full
+    torch.export.save(program, archive)
+    _atomically(path, lambda temporary: temporary.write_bytes(archive.getbuffer()))
 
 
 def write_onnx(

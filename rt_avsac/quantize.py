@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,11 @@ def read_calibration(path: str | Path) -> Calibration:
             str(name): Range(float(item["amax"]), bool(item["positive"]), [float(s) for s in item.get("smooth", [])])
             for name, item in table["ranges"].items()
         }
+        for name, each in ranges.items():
+            if not all(math.isfinite(value) and value > 0 for value in (each.amax, *each.smooth)):
+                raise ModelError(
+                    f"calibration {path}: layer {name!r}: asked finite ranges above 0, got another; calibrate again"
+                )
         known = {item.name for item in dataclasses.fields(Calibration)}
         return Calibration(**{key: value for key, value in table.items() if key in known} | {"ranges": ranges})
     except FileNotFoundError:

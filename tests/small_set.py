@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -17,15 +18,16 @@ OFTEN = ("num_validation_scenes=2", "validate_every=100", "checkpoint_every=1", 
 SHAPES = {"dog": ((220, 40, 40), 440.0), "cat": ((40, 220, 40), 1200.0), "piano": ((40, 40, 220), 3000.0)}
 
 
-def make_small_set(folder: Path, per_class: int = 3) -> Path:
-    """`per_class` training and as many validation pictures and sounds of three classes, and off-screen noise."""
+def make_small_set(folder: Path, per_class: int = 3, names: Sequence[str] = tuple(SHAPES)) -> Path:
+    """`per_class` training and as many validation pictures and sounds of each class, and off-screen noise."""
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     (folder / "audio").mkdir()
     pictures, sounds = [], []
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
-        for name, (color, pitch) in SHAPES.items():
+        for name in names:
+            color, pitch = SHAPES[name]
             for number in range(per_class):
                 key = f"{split}-{name}-{number}"
                 image = np.full((90, 120, 3), 128, np.uint8) + rng.integers(0, 30, (90, 120, 3), np.uint8)

@@ -165,6 +165,17 @@ def test_scenes_and_sounds_are_the_same_for_the_same_seed(data: Path) -> None:
     assert max(len(scene.classes) for scene in several) >= 2, "objects are pasted in"
 
 
+def test_two_classes_are_enough(tmp_path: Path) -> None:
+    """Scenes in which both are there already have nothing left to paste or to set beside them."""
+    data = make_small_set(tmp_path / "two", names=("dog", "cat"))
+    items = list(evaluation_items(data, num=60, size=64))
+    assert {item.class_ids for item in items} == {(2,), (3,), (2, 3), (3, 2)}
+    both = Pictures(load_pictures(data, "train"), (2, 3), settings := DataSettings(collage_share=1.0))
+    for item in both.items:
+        item.known_area.update({2: 0.2, 3: 0.2})  # type: ignore[union-attr]
+    assert len(compose(np.random.default_rng(0), both, settings, 64).sources) == 1, "a picture of both stays alone"
+
+
 def test_mixtures_hold_what_they_say(data: Path) -> None:
     settings = DataSettings(ambience_share=0.0, onset_share=0.0, pitch_share=0.0, gain_db=6.0)
     sounds = Sounds(load_sounds(data, "train"), settings)

@@ -51,9 +51,11 @@ class Pictures:
         counts = np.array([len(self.by_class[c]) for c in self.sounding], float)
         self.weight = counts**0.5 / (counts**0.5).sum()  # rare classes more often than they occur
 
-    def draw(self, rng: np.random.Generator, besides: Sequence[int] = ()) -> tuple[PictureItem, int]:
-        """A picture of a sounding class that is not in `besides`, and that class."""
+    def draw(self, rng: np.random.Generator, besides: Sequence[int] = ()) -> tuple[PictureItem, int] | None:
+        """A picture of a sounding class that is not in `besides`, and that class; None when no class is left."""
         weight = np.where(np.isin(self.sounding, list(besides)), 0.0, self.weight)
+        if not weight.any():
+            return None
         class_id = int(rng.choice(self.sounding, p=weight / weight.sum()))
         items = self.by_class[class_id]
         return items[rng.integers(len(items))], class_id
@@ -67,17 +69,26 @@ def compose(rng: np.random.Generator, pictures: Pictures, settings: DataSettings
     if rng.random() < 0.05 and pictures.silent:
         item = pictures.silent[rng.integers(len(pictures.silent))]
     else:
-        item, _ = pictures.draw(rng)
+        item, _ = drawn(rng, pictures)
     image, label = view(rng, item, size, size)
     if kind < settings.collage_share + settings.paste_share:
         return paste(rng, pictures, settings, image, label, [item])
     return finish(rng, image, label, [item], settings)
 
 
+def drawn(rng: np.random.Generator, pictures: Pictures) -> tuple[PictureItem, int]:
+    found = pictures.draw(rng)
+    assert found is not None, "who opens the data asks for a class that sounds"
+    return found
+
+
 def collage(rng: np.random.Generator, pictures: Pictures, settings: DataSettings, size: int) -> Scene:
-    """Two pictures of different sounding classes, left and right or above and below."""
-    first, class_id = pictures.draw(rng)
-    second, _ = pictures.draw(rng, besides=[*first.areas, class_id])
+    """Two pictures of different sounding classes, left and right or above and below; one that shows all stays alone."""
+    first, class_id = drawn(rng, pictures)
+    other = pictures.draw(rng, besides=[*first.areas, class_id])
+    if other is None:
+        return finish(rng, *view(rng, first, size, size), [first], settings)
+    second, _ = other
     cut = int(size * rng.uniform(0.38, 0.62))
     if rng.random() < 0.7:
         views = view(rng, first, cut, size), view(rng, second, size - cut, size)
@@ -98,15 +109,17 @@ def paste(
     label: Image,
     items: list[PictureItem],
 ) -> Scene:
-    """One or two objects of classes not yet there, cut out and set into the picture with soft edges."""
+    """Up to two objects of classes not yet there, cut out and set into the picture with soft edges."""
     image, label, items = image.copy(), label.copy(), list(items)
     for _ in range(2 if rng.random() < 0.3 else 1):
         there = [int(c) for c in np.unique(label) if c not in (0, IGNORE)]
         if pictures.others and rng.random() < 0.15:  # a silent distractor
             class_id = int(rng.choice(pictures.others))
             item = pictures.by_class[class_id][rng.integers(len(pictures.by_class[class_id]))]
+        elif (found := pictures.draw(rng, besides=there)) is not None:
+            item, class_id = found
         else:
-            item, class_id = pictures.draw(rng, besides=there)
+            continue  # every class is there
         if class_id not in there and paste_object(rng, image, label, item, class_id):
             items.append(item)
     return finish(rng, image, label, items, settings)
