@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rt_avsac.engines import Engine, open_engine
 from rt_avsac.engines.openvino import capabilities, open_core
 from rt_avsac.errors import UserError
 from rt_avsac.infer import fit_audio
+from rt_avsac.quantize import read_calibration
 from rt_avsac.scale import scale
 from train.evaluate import EvalSet
 from train.items import NEGATIVES, ORIGINAL
@@ -24,6 +26,7 @@ from train.listening import raises_alarm
 from train.scores import ALL, Scores
 
 REFERENCE, JUDGED = "fp32", "int8"
+SIGNED = "signed"  # int8 as TensorRT and the exported graph have it
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,17 @@ class Row:
 
 
 def backends_for(precisions: Sequence[str]) -> dict[str, str]:
-    """Of fp32, the `precisions`, and int8: OpenVINO where the processor computes it, else torch. UserError: unknown."""
+    """Of fp32, the `precisions`, and int8: OpenVINO where the processor computes it, else torch. UserError: unknown.
+
+    "signed" is int8 in torch, which rounds as TensorRT does.
+    """
     able = capabilities(open_core())
     backends = {
         REFERENCE: "torch",
         "fp16": "openvino" if "FP16" in able else "torch",
         "bf16": "openvino" if "BF16" in able else "torch",
         JUDGED: "openvino",
+        SIGNED: "torch",
     }
     unknown = sorted(set(precisions) - set(backends))
     if unknown:
@@ -75,8 +82,14 @@ def engines_for(
 ) -> dict[str, Path]:
     """A bundle of each precision in `work`."""
     bundles = {precision: work / f"{precision}-{backend}" for precision, backend in backends.items()}
+    signed = work / "signed.json"
+    signed.write_text(json.dumps(asdict(read_calibration(calibration).signed())), "utf-8")
     for precision, backend in backends.items():
-        build(Request(checkpoint, backend, precision, str(calibration)), bundles[precision], say)
+        if precision == SIGNED:
+            request = Request(checkpoint, backend, JUDGED, str(signed))
+        else:
+            request = Request(checkpoint, backend, precision, str(calibration))
+        build(request, bundles[precision], say)
     return bundles
 
 

@@ -27,6 +27,7 @@ from calibrate.chart import layer_errors
 from calibrate.compare import (
     JUDGED,
     REFERENCE,
+    SIGNED,
     Budget,
     Row,
     backends_for,
@@ -104,6 +105,8 @@ def calibrated(args: argparse.Namespace, checkpoint: Path, net: Avsac, say: Say)
     method, ranges, tried = choose_ranges(net, samples, probes, args.method, args.smooth, say)
     found = sweep(net, ranges, probes, say)
     kept = {name: measured for name, measured in ranges.items() if name not in found.float_layers}
+    say("once more with signed steps, as TensorRT and the exported graph have them")
+    signed = sweep(net, Calibration("", "", kept, []).signed().ranges, probes, say)
     calibration = Calibration(
         checkpoint_sha256=sha256(checkpoint),
         method=method,
@@ -117,7 +120,9 @@ def calibrated(args: argparse.Namespace, checkpoint: Path, net: Avsac, say: Say)
             "probes_sha256": digest(probes),
             "agreement_by_method": {name: round(value, 5) for name, value in tried.items()},
             "agreement_by_cut": {str(count): round(value, 5) for count, value in found.cuts.items()},
+            "signed_agreement_by_cut": {str(count): round(value, 5) for count, value in signed.cuts.items()},
         },
+        signed_float_layers=signed.float_layers,
     )
     return calibration, found, windows
 
@@ -221,6 +226,7 @@ def run(args: argparse.Namespace) -> int:
             "num_windows": len(calibration.windows),
             "int8_layers": len(calibration.ranges),
             "float_layers": calibration.float_layers,
+            "signed_float_layers": calibration.signed_float_layers,
             "alone": found.alone,
             **calibration.measured,
         }
@@ -238,7 +244,10 @@ def run(args: argparse.Namespace) -> int:
                 "verdict": judged or "within",
                 "over": over,
             }
-            calibration.measured["verdict"] = "over" if judged else "within"  # "auto" takes int8 only where within
+            # "auto" takes int8 only where it is within
+            calibration.measured["verdict"] = "over" if judged else "within"
+            if SIGNED in backends:
+                calibration.measured["signed_verdict"] = "over" if SIGNED in over else "within"
             write_json(path, dataclasses.asdict(calibration))
         report = plain(report)
         write_json(work / "report.json", report)
@@ -269,7 +278,9 @@ def parser() -> Parser:
     made.add_argument("--eval-split", default="val", help="[val]")
     made.add_argument("--eval-num", type=int, default=200, help="evaluation items [200]")
     made.add_argument("--kind", choices=KINDS, default="composed", help="what the evaluation data are [composed]")
-    made.add_argument("--precisions", default="fp16,bf16", help="judged beside fp32 and int8; fp16 is slow on CPUs")
+    made.add_argument(
+        "--precisions", default="fp16,bf16,signed", help="judged beside fp32 and int8; fp16, signed: slow"
+    )
     made.add_argument("--budget-miou", type=float, default=1.0, help="points of mIoU that each may cost [1.0]")
     made.add_argument("--budget-alarm", type=float, default=1.0, help="points of false alarms it may add [1.0]")
     made.add_argument("--no-compare", action="store_true", help="leave the comparison out")

@@ -54,8 +54,8 @@ def test_one_graph_for_torch_openvino_and_the_exports(calibrated: tuple[Path, Pa
                 loaded, fewer_wanted = again(*inputs)[0][0].numpy(), partly(*inputs)[0][0].numpy()
             assert np.abs(wanted - exact).max() > 1e-6  # it is rounded
             np.testing.assert_allclose(loaded, wanted, atol=1e-5)
-            # int8 kernels add up in another order: one step here or there; in the bundle bf16, where it is faster, moves
-            # random weights' values over many a step
+            # int8 kernels add up in another order: one step here or there; and in the bundle bf16, where it is
+            # faster, moves random weights' values over many a step
             for got, asked, limit in (
                 (converted([image, audio])[0][0], fewer_wanted, 0.03),
                 (from_onnx([image, audio])[0][0], wanted, 0.03),
