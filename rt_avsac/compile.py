@@ -69,14 +69,17 @@ def has_tensorrt() -> bool:
     return True
 
 
-def build(request: Request, out: Path, say: Progress) -> bundle.Manifest:
-    """Builds the bundle `out`, whole or not at all. ModelError (also for too little memory), DiskError."""
+def build(request: Request, out: Path, say: Progress, ours: bool = False) -> bundle.Manifest:
+    """Builds the bundle `out`, whole or not at all. ModelError (also for too little memory), DiskError.
+
+    `ours`: whatever is at `out` may go.
+    """
     module = backend_module(request.backend)
     machine = module.machine()
     say(f"compiling {request.checkpoint.name} for {request.backend}, precision {request.precision}")
     started = time.monotonic()
     try:
-        with bundle.building(out) as folder, ticking(say):
+        with bundle.building(out, ours) as folder, ticking(say):
             from rt_avsac import build as builders
 
             built = builders.BUILDERS[request.backend](request, folder, say)
@@ -141,7 +144,7 @@ def cached_bundle(checkpoint: Path, settings: LiveSettings, say: Progress) -> Pa
         return folder
     say(f"first use of {checkpoint.name} with {backend} on this machine: compiling once, kept in {folder}")
     request = Request(checkpoint, backend, settings.precision, str(calibration or ""), settings.num_threads)
-    build(request, folder, say)
+    build(request, folder, say, ours=True)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -81,11 +82,13 @@ def test_manifest_says_what_it_is(openvino_bundle: Path, checkpoint: Path) -> No
 
 def test_inspect(openvino_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", str(openvino_bundle)]) == 0
-    assert "fits this machine" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert json.loads(said.out)["backend"] == "openvino"
+    assert said.err == "fits this machine\n"
     broken = shutil.copytree(openvino_bundle, tmp_path / "broken")
     (broken / "engine.bin").write_bytes(b"")
     assert cli.main(["inspect", str(broken)]) == 1
-    assert "truncated" in capsys.readouterr().out
+    assert "truncated" in capsys.readouterr().err
     assert cli.main(["inspect", str(tmp_path)]) == 2
 
 
@@ -113,6 +116,8 @@ def test_the_cache_is_used_and_heals(checkpoint: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"truncated")
     assert cached_bundle(checkpoint, settings, said.append) == folder
     assert said
+    (folder / "manifest.json").write_text("{")
+    assert cached_bundle(checkpoint, settings, said.append) == folder
     with open_engine(folder, settings):
         pass
 
@@ -236,7 +241,6 @@ def test_a_gpu_that_is_not_there() -> None:
 
 def test_auto_takes_int8_only_with_an_approved_calibration_of_this_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     import dataclasses
-    import json
 
     from rt_avsac.build import approved_calibration
     from rt_avsac.quantize import Calibration, Range
