@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,9 +19,9 @@ from rt_avsac import build, bundle, cli
 from rt_avsac.compile import Request, cached_bundle, choose_backend, ticking
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
-from rt_avsac.engines import open_engine
+from rt_avsac.engines import CPU_BACKENDS, open_engine
 from rt_avsac.errors import ModelError
-from rt_avsac.probe import windows
+from rt_avsac.probe import deviation, windows
 from tests.tiny_model import CLASSES, make_tiny
 from tests.waiting import until
 
@@ -126,6 +127,89 @@ def test_other_weights_have_another_bundle(checkpoint: Path, tmp_path: Path) -> 
     settings = LiveSettings(backend="torch")
     other = make_tiny(tmp_path / "tiny.safetensors", seed=1)
     assert cached_bundle(checkpoint, settings, quiet) != cached_bundle(other, settings, quiet)
+
+
+def test_a_bundle_in_the_place_of_another_runs_its_own_weights(openvino_bundle: Path, tmp_path: Path) -> None:
+    """Same path, same times: what OpenVINO has cached of the one must not run for the other."""
+    second = tmp_path / "second"
+    build_bundle(Request(make_tiny(tmp_path / "tiny.safetensors", seed=1), "openvino", "fp32"), second, quiet)
+    image, audio = windows(64, 15_600, count=1)[0]
+
+    def run(folder: Path) -> Any:
+        with open_engine(folder, CPU) as engine:
+            return engine.run(image[0], audio[0]).sounding
+
+    def run_in_place(folder: Path) -> Any:
+        shutil.rmtree(tmp_path / "app", ignore_errors=True)
+        shutil.copytree(folder, tmp_path / "app")
+        for path in (tmp_path / "app").iterdir():
+            os.utime(path, (1, 1))
+        return run(tmp_path / "app")
+
+    first = run_in_place(openvino_bundle)
+    np.testing.assert_array_equal(first, run(openvino_bundle))
+    np.testing.assert_array_equal(run_in_place(second), run(second))
+    assert np.abs(run(second) - first).max() > 0.01
+
+
+def test_what_openvino_cached_long_ago_is_removed(openvino_bundle: Path, engine_cache: Path) -> None:
+    old, used = engine_cache / "rt-avsac" / "openvino" / "old", engine_cache / "rt-avsac" / "openvino" / "used"
+    for folder in (old, used):
+        folder.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    with open_engine(openvino_bundle, CPU):
+        assert used.is_dir()
+        assert not old.exists()
+    used.rmdir()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": 96},
+        {"num_audio_samples": 16_000},
+        {"classes": CLASSES[:-1]},
+        {"num_outputs": 2},
+    ],
+)
+def test_a_manifest_that_tells_of_another_network(
+    openvino_bundle: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    other = shutil.copytree(openvino_bundle, tmp_path / "other")
+    bundle.write_manifest(other, dataclasses.replace(bundle.read(other), **changes))
+    with pytest.raises(ModelError, match=r"manifest\.json tells of"):
+        open_engine(other, CPU)
+
+
+def test_weights_that_are_no_numbers(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rt_avsac.model import checkpoint as checkpoints
+
+    net, header = checkpoints.load(checkpoint)
+    net.head.weight.data[0, 0] = float("nan")
+    damaged = tmp_path / "nan.safetensors"
+    checkpoints.save(damaged, net, header["classes"], {})
+    for backend in CPU_BACKENDS:
+        assert cli.main(["compile", str(damaged), "--backend", backend, "--out", str(tmp_path / "b")]) == 2
+        assert "head.weight holds what is no finite number" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_outputs_that_are_no_numbers(checkpoint: Path) -> None:
+    from rt_avsac.model import checkpoint as checkpoints
+
+    net, _ = checkpoints.load(checkpoint)
+    probes = windows(64, 15_600, count=1)
+    shapes = [(1, 64, 64), (1, 29, 16, 16), (1, 29)]
+    for bad in range(3):  # also one that is not measured
+
+        def run(image: np.ndarray, audio: np.ndarray, bad: int = bad) -> list[np.ndarray]:
+            return [np.full(shape, np.inf if index == bad else 0.5) for index, shape in enumerate(shapes)]
+
+        with pytest.raises(ModelError, match="engine: its outputs are no finite"):
+            deviation(net, run, probes)
+    net.head.weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="weights are damaged"):
+        deviation(net, run, probes)
 
 
 def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,8 +324,6 @@ def test_a_gpu_that_is_not_there() -> None:
 
 
 def test_auto_takes_int8_only_with_an_approved_calibration_of_this_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
-    import dataclasses
-
     from rt_avsac.build import approved_calibration
     from rt_avsac.quantize import Calibration, Range
 

@@ -67,6 +67,9 @@ def load(path: str | Path) -> tuple[Avsac, dict[str, Any]]:
         net = Avsac(override(ModelSettings(), header["settings"], f"model {path}"))
         state = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
         net.load_state_dict(state)
+        damaged = next((key for key, value in state.items() if not torch.isfinite(value).all()), None)
+        if damaged is not None:
+            raise ModelError(f"model {path}: {damaged} holds what is no finite number; the file is damaged")
     except UserError as error:
         raise ModelError(str(error)) from None
     except (RuntimeError, ValueError, KeyError) as error:
