@@ -33,7 +33,7 @@ ENGINE_FILES = {
     "cuda": {"engine.pt2"},
     "tensorrt": {"engine.plan"},
 }
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 @dataclass(frozen=True)

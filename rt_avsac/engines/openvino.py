@@ -69,6 +69,18 @@ def capabilities(core: Any) -> list[str]:
     return [item for item in known if item in found]
 
 
+def computed_in(able: list[str]) -> list[str]:
+    """The floating-point precisions of a processor with these abilities."""
+    return ["fp32", *(kind for kind in ("bf16", "fp16") if kind.upper() in able)]
+
+
+def check_precision(precision: str, able: list[str]) -> None:
+    if precision in HINTS and precision not in computed_in(able):
+        raise ModelError(
+            f"precision {precision}: this processor computes {', '.join(able) or 'fp32 only'}; use fp32 or int8"
+        )
+
+
 def saturates(core: Any) -> bool:
     """Whether int8 sums overflow: x86 without VNNI adds two products in 16 bits. Measured with one convolution."""
     ov = import_openvino()
