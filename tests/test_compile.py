@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,12 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt_avsac import build, bundle, cli
-from rt_avsac.compile import Request, cached_bundle, choose_backend, ticking
+from rt_avsac import build, bundle, cli, cuda_home
+from rt_avsac import compile as compile_module
+from rt_avsac.compile import Request, cached_bundle, choose_backend, ended_by_signals, open_cached, ticking
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import CPU_BACKENDS, open_engine
-from rt_avsac.errors import ModelError
+from rt_avsac.errors import DiskError, ModelError
 from rt_avsac.probe import deviation, windows
 from tests.tiny_model import CLASSES, make_tiny
 from tests.waiting import until
@@ -245,6 +248,10 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (RuntimeError("std::bad_alloc"), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
         (RuntimeError("CUDA out of memory. Tried"), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "out of memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out of memory"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "nvcc"), "cannot be built: [Errno 2] No such"),
         (RuntimeError("no kernel\nfor this"), "cannot be built: no kernel"),
         (RuntimeError("Exception from a.cpp:1:\nCheck 'x' failed at b.cpp:2:\nno Softmax\n\n"), "built: no Softmax"),
     ],
@@ -263,6 +270,19 @@ def test_a_builder_that_fails_leaves_the_old_bundle(
     assert "\n" not in str(raised.value)
     with open_engine(torch_bundle, LiveSettings()):
         pass
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("basic_ios::clear: iostream error")]
+)
+def test_a_full_disk(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(request: Request, folder: Path, say: Any) -> Any:
+        raise error
+
+    monkeypatch.setitem(build.BUILDERS, "torch", fail)
+    with pytest.raises(DiskError, match="cannot be written"):
+        build_bundle(Request(checkpoint, "torch", "fp32"), tmp_path / "b", quiet)
+    assert os.listdir(tmp_path) == []
 
 
 OUT_OF_MEMORY = """
@@ -328,9 +348,138 @@ def test_backend_choice() -> None:
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")
-def test_a_gpu_that_is_not_there() -> None:
-    with pytest.raises(ModelError, match="sees no GPU"):
-        choose_backend("cuda", "auto")
+@pytest.mark.parametrize(
+    ("device", "backend"), [("cuda", "auto"), ("cuda", "torch"), ("auto", "cuda"), ("auto", "tensorrt")]
+)
+def test_a_gpu_that_is_not_there(device: str, backend: str) -> None:
+    with pytest.raises(ModelError, match="use --backend openvino or torch, with --device cpu"):
+        choose_backend(device, backend)
+
+
+@pytest.mark.parametrize(
+    ("device", "has", "chosen"),
+    [
+        ("auto", {"tensorrt", "cuda", "compilers"}, "tensorrt"),
+        ("auto", {"tensorrt"}, "tensorrt"),  # a Jetson with a torch for CPUs, or none
+        ("auto", {"cuda", "compilers"}, "cuda"),
+        ("auto", {"cuda"}, "openvino"),
+        ("auto", set(), "openvino"),
+        ("cuda", {"tensorrt"}, "tensorrt"),
+        ("cuda", {"cuda"}, "cuda"),
+        ("cpu", {"tensorrt", "cuda", "compilers"}, "openvino"),
+    ],
+)
+def test_auto_on_a_machine_with_a_gpu(
+    device: str, has: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def check_compilers() -> None:
+        if "compilers" not in has:
+            raise ModelError("no g++")
+
+    monkeypatch.setattr(compile_module, "GPU_SIGNS", (str(tmp_path),))
+    monkeypatch.setattr(compile_module, "has_tensorrt", lambda: "tensorrt" in has)
+    monkeypatch.setattr(compile_module, "has_cuda", lambda: "cuda" in has)
+    monkeypatch.setattr(cuda_home, "check_compilers", check_compilers)
+    monkeypatch.setattr(cuda_home, "cuda_home", lambda: tmp_path)
+    said: list[str] = []
+    assert choose_backend(device, "auto", said.append) == chosen
+    assert said == (["the GPU is left out: no g++"] if has == {"cuda"} and device == "auto" else [])
+
+
+def test_without_torch_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert not compile_module.has_cuda()
+
+
+def test_what_a_processor_lacks_is_refused_before_anything_is_said(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rt_avsac.engines import openvino as engine
+
+    monkeypatch.setattr(engine, "capabilities", lambda core: ["INT8"])
+    said: list[str] = []
+    with pytest.raises(ModelError, match="this processor computes INT8; use fp32 or int8"):
+        cached_bundle(checkpoint, LiveSettings(backend="openvino", precision="bf16"), said.append)
+    assert said == []
+    with pytest.raises(ModelError, match="asked of backend cuda"):
+        compile_module.check_precision("cuda", "int8")
+
+
+def test_a_cached_engine_that_does_not_load_is_built_once_more(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = LiveSettings(backend="torch", precision="bf16")
+    said: list[str] = []
+
+    def damage(text: str) -> None:
+        if text.startswith("compiled"):
+            (cached / "model.safetensors").write_bytes(b"x")
+
+    open_cached(checkpoint, settings, quiet).close()
+    cached = cached_bundle(checkpoint, settings, said.append)
+    assert said == []
+    (cached / "model.safetensors").write_bytes(b"x")
+    bundle.write_manifest(cached, bundle.read(cached))  # it fits, and does not load
+    open_cached(checkpoint, settings, said.append).close()
+    assert said[0].startswith("the cached engine does not load (model ")
+    assert sum(text.startswith("compiling tiny") for text in said) == 1
+    shutil.rmtree(cached)
+    said.clear()
+    with pytest.raises(ModelError):  # one that was built just now is not built again
+        open_cached(checkpoint, settings, lambda text: (said.append(text), damage(text)))  # type: ignore[func-returns-value]
+    assert sum(text.startswith("compiling tiny") for text in said) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_interrupted_compile_leaves_nothing_and_says_so(
+    checkpoint: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """What it says comes through a pipe at once."""
+    command = [sys.executable, "-m", "rt_avsac", "compile", str(checkpoint), "--backend", "openvino"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "b")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("compiling tiny")
+        assert len(os.listdir(tmp_path)) == 1
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert error == f"rt-avsac: compile: ended by {number.name}; {tmp_path / 'b'} is as it was\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals() as came:
+            signal.raise_signal(signal.SIGHUP)
+        assert came == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_quiet_says_nothing(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compile", str(checkpoint), "--backend", "torch", "--out", str(tmp_path / "b"), "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_no_place_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    code = (
+        "import sys; from rt_avsac import cli; "
+        "print(cli.main(['compile', 'avsac-edge', '--out', sys.argv[1]]), 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
+    assert "is a file" in done.stderr
 
 
 def test_auto_takes_int8_only_with_an_approved_calibration_of_this_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
