@@ -86,7 +86,9 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
         ENGINE,
         HINTS,
         capabilities,
+        check_precision,
         compile_model,
+        computed_in,
         import_openvino,
         open_core,
         saturates,
@@ -97,10 +99,7 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     core = open_core()
     able = capabilities(core)
     precision = request.precision
-    if precision in HINTS and precision not in computed_in(able):
-        raise ModelError(
-            f"precision {precision}: this processor computes {', '.join(able) or 'fp32 only'}; use fp32 or int8"
-        )
+    check_precision(precision, able)
     net, header = load(request.checkpoint)
     calibration = None
     if precision == "int8":
@@ -142,11 +141,6 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
         measured_ms=measured,
         calibration=tried.summary() | {"half_range_weights": overflows} if tried is not None else {},
     )
-
-
-def computed_in(able: list[str]) -> list[str]:
-    """The floating-point precisions of a processor with these abilities."""
-    return ["fp32", *(kind for kind in ("bf16", "fp16") if kind.upper() in able)]
 
 
 def num_outputs(net: Avsac) -> int:

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
+import math
 import os
-import shutil
-import tempfile
+import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rt_avsac import swap
+from rt_avsac.engines import BACKENDS, PRECISIONS
 from rt_avsac.errors import DiskError, ModelError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
+DIGEST = "manifest_sha256"  # in the manifest: of everything else in it
+HEX = re.compile("[0-9a-f]{64}")
+CHOICES = {"backend": BACKENDS, "precision": PRECISIONS}
+LIMITS = {"image_size": 8192, "num_audio_samples": 1 << 20, "num_outputs": 3}
+ENGINE_FILES = {
+    "openvino": {"engine.xml", "engine.bin"},
+    "torch": {"model.safetensors"},
+    "cuda": {"engine.pt2"},
+    "tensorrt": {"engine.plan"},
+}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -65,106 +81,185 @@ def sha256(path: Path) -> str:
 
 
 def read(folder: str | Path) -> Manifest:
-    """The manifest of a bundle; ModelError when there is none, or none of this format."""
+    """The manifest of a bundle; ModelError when there is none, it was changed, or it says what no builder writes."""
     path = Path(folder) / MANIFEST
     try:
         table = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if not Path(folder).is_dir():
+            raise ModelError(f"bundle {folder}: no such folder; make one with `rt-avsac compile`") from None
         raise ModelError(f"bundle {folder}: no {MANIFEST} inside; make one with `rt-avsac compile`") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"bundle {folder}: {MANIFEST} cannot be read: {error}; compile it again") from None
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         got = table.get("format") if isinstance(table, dict) else type(table).__name__
         raise ModelError(f"bundle {folder}: asked manifest format {FORMAT}, got {got!r}; compile it again")
+    if table.pop(DIGEST, None) != digest_of(table):
+        raise ModelError(f"bundle {folder}: {MANIFEST} was changed after the bundle was built; compile it again")
     for item in dataclasses.fields(Manifest):
-        kind = {"int": int, "str": str, "list[str]": list}.get(str(item.type), dict)
-        if not isinstance(table.get(item.name), kind):
+        if not is_usable(item.name, str(item.type), table.get(item.name)):
             raise ModelError(f"bundle {folder}: {MANIFEST} has no usable {item.name!r}; compile it again")
-    return Manifest(**{item.name: table[item.name] for item in dataclasses.fields(Manifest)})
+    manifest = Manifest(**{item.name: table[item.name] for item in dataclasses.fields(Manifest)})
+    if missing := sorted(ENGINE_FILES[manifest.backend] - set(manifest.files)):
+        raise ModelError(f"bundle {folder}: {MANIFEST} lists no {missing[0]}; compile it again")
+    return manifest
+
+
+def digest_of(table: dict[str, Any]) -> str:
+    import hashlib
+
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def is_usable(name: str, kind: str, value: Any) -> bool:
+    """`value`, read from JSON, is what the field `name` of type `kind` can be."""
+    if name == "files":
+        return is_listing(value)
+    if kind == "int":
+        return type(value) is int and 1 <= value <= LIMITS.get(name, value)
+    if kind == "str":
+        known = HEX.fullmatch(str(value)) if name.endswith("sha256") else value in CHOICES.get(name, (value,))
+        return isinstance(value, str) and bool(known)
+    if kind == "list[str]":
+        return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+    if not isinstance(value, dict):
+        return False
+    if kind == "dict[str, float]":
+        return all(type(item) in (int, float) and math.isfinite(item) for item in value.values())
+    return kind != "dict[str, str]" or all(isinstance(item, str) for item in value.values())
+
+
+def is_listing(files: Any) -> bool:
+    """Names of files in the bundle's own folder, each with its sha256."""
+    return isinstance(files, dict) and all(
+        name not in ("", "..", MANIFEST) and Path(name).name == name and HEX.fullmatch(str(digest))
+        for name, digest in files.items()
+    )
 
 
 def verify(folder: Path, manifest: Manifest, machine: Callable[[], Machine]) -> None:
     """Holds a bundle to its files and to this machine; ModelError names what differs and the way out."""
-    again = (
-        f"rt-avsac compile {manifest.name} --backend {manifest.backend} --precision {manifest.precision} --out {folder}"
-    )
     for name, digest in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise ModelError(f"bundle {folder}: {name} is missing; run {again}")
+            raise ModelError(f"bundle {folder}: {name} is missing; {way_out(folder, manifest)}")
         if sha256(path) != digest:
             raise ModelError(
-                f"bundle {folder}: {name} is not the file that was built (truncated or changed); run {again}"
+                f"bundle {folder}: {name} is not the file that was built (truncated or changed); "
+                f"{way_out(folder, manifest)}"
             )
     here = machine()
     for key, version in manifest.runtime.items():
         if here.runtime.get(key) != version:
-            raise ModelError(
-                f"bundle {folder}: built for {key} {version}, here is {here.runtime.get(key, 'none')}; run {again}"
-            )
+            found = f"here is {here.runtime[key]}" if key in here.runtime else "which is not here"
+            raise ModelError(f"bundle {folder}: built for {key} {version}, {found}; {way_out(folder, manifest)}")
     for what, built, found in (("device", manifest.device, here.device), ("driver", manifest.driver, here.driver)):
         if built and built != found:
-            raise ModelError(f"bundle {folder}: built for {what} {built}, here is {found}; run {again}")
+            raise ModelError(
+                f"bundle {folder}: built for {what} {built}, here is {found or 'none'}; {way_out(folder, manifest)}"
+            )
+
+
+def way_out(folder: Path, manifest: Manifest) -> str:
+    """The command that builds this bundle again; the checkpoint by name only if that is the one it was built from."""
+    from rt_avsac.model_path import FOLDER, SUFFIX, shipped
+
+    known = manifest.name in shipped() and sha256(FOLDER / f"{manifest.name}{SUFFIX}") == manifest.checkpoint_sha256
+    words = [manifest.name] if known else ["CHECKPOINT.safetensors"]
+    words += ["--backend", manifest.backend, "--precision", manifest.precision, "--out", str(folder)]
+    whose = "" if known else f" with the checkpoint whose sha256 begins with {manifest.checkpoint_sha256[:12]}"
+    return f"run rt-avsac compile {shlex.join(words)}{whose}"
 
 
 @contextmanager
-def building(out: str | Path) -> Iterator[Path]:
-    """A folder to build in, which becomes `out` when the block ends well; else it vanishes, `out` stays."""
-    out = Path(out)
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise ModelError(f"bundle {out}: exists and is no bundle, so it is not overwritten; choose another --out")
+def building(out: str | Path, ours: bool = False) -> Iterator[Path]:
+    """A folder to build in, which becomes `out` when the block ends well; else it vanishes, `out` stays.
+
+    `ours`: whatever is there may go.
+    """
+    out = place(out, ours)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        swap.sweep(out, lambda left: (left / MANIFEST).is_file())
     except OSError as error:
         raise DiskError(f"bundle {out}: cannot be made: {error.strerror}") from None
+    inside = False
     try:
-        work.chmod(0o755)
-        yield work
-        if not (work / MANIFEST).is_file():
-            raise AssertionError("a bundle is finished with write_manifest")
-        _replace(work, out)
+        with swap.workplace(out) as work:
+            inside = True
+            yield work
+            inside = False
+            if not (work / MANIFEST).is_file():
+                raise AssertionError("a bundle is finished with write_manifest")
+            place(out, ours)  # it may have been filled meanwhile
+            swap.replace(work, out)
     except OSError as error:
+        if (
+            inside
+            and error.errno not in DISK_ERRORS
+            and not str(error.filename2 or error.filename).startswith(str(work))
+        ):
+            raise  # of what the builder reads or starts
         raise DiskError(f"bundle {out}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
-def _replace(work: Path, out: Path) -> None:
-    """Renames; an old bundle is moved aside first and back when that fails."""
-    if not out.exists():
-        os.rename(work, out)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    os.rename(out, aside / "old")
+def place(out: str | Path, ours: bool = False) -> Path:
+    """`out` without links, once it is sure that a bundle may be put there: nothing, an empty folder, or a bundle."""
     try:
-        os.rename(work, out)
-    except OSError:
-        os.rename(aside / "old", out)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        out = Path(out).resolve()
+        if os.path.ismount(out):
+            raise ModelError(f"bundle {out}: is a mount point, which cannot be replaced; choose a folder inside it")
+        while out.exists():
+            with suppress(FileNotFoundError):  # another process has put its bundle there just now: look again
+                seen, names = out.stat(), set(os.listdir(out))
+                others = set() if ours else names - files_of(out)
+                if not others:
+                    break
+                if (out.stat().st_ino, out.stat().st_ctime_ns) == (seen.st_ino, seen.st_ctime_ns):
+                    what = "exists and is no bundle" if others == names else f"{min(others)} in it is not the bundle's"
+                    raise ModelError(f"bundle {out}: {what}, so it is not overwritten; choose another --out")
+    except NotADirectoryError:
+        raise ModelError(f"bundle {out}: is a file, so it is not overwritten; choose another --out") from None
+    except (OSError, RuntimeError) as error:  # too long, not ours to look into, links in a circle
+        raise DiskError(f"bundle {out}: cannot be made: {getattr(error, 'strerror', error)}") from None
+    return out
+
+
+def files_of(folder: Path) -> set[str]:
+    """A manifest of ours, of this format or another, and what it lists; nothing where it is somebody else's."""
+    try:
+        table = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    if not isinstance(table, dict) or not {"format", "files", "backend", "checkpoint_sha256"} <= set(table):
+        return set()
+    return {MANIFEST, *table["files"]} if table["files"] and is_listing(table["files"]) else set()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Adds the checksums of all files in `folder`, and writes the manifest last."""
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST}
     manifest = dataclasses.replace(manifest, files=files)
-    (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n", "utf-8")
+    table = dataclasses.asdict(manifest)
+    try:
+        text = json.dumps(table | {DIGEST: digest_of(table)}, indent=1, allow_nan=False)
+    except ValueError:
+        raise ModelError(f"bundle of {manifest.name}: measured what is no finite number; check the weights") from None
+    (folder / MANIFEST).write_text(text + "\n", "utf-8")
     return manifest
 
 
 def main(args: argparse.Namespace) -> int:
-    """`rt-avsac inspect BUNDLE`: the manifest, and whether it fits this machine (exit code 1 when not)."""
+    """`rt-avsac inspect BUNDLE`: the manifest as JSON; on stderr whether it fits this machine (exit code 1: no)."""
     from rt_avsac.engines import backend_module
 
     folder = Path(args.bundle)
     manifest = read(folder)
-    print(json.dumps(dataclasses.asdict(manifest), indent=1))
+    print(json.dumps(dataclasses.asdict(manifest), indent=1), flush=True)
     try:
         verify(folder, manifest, backend_module(manifest.backend).machine)
     except ModelError as error:
-        print(f"not usable here: {error}")
+        print(f"not usable here: {error}", file=sys.stderr)
         return 1
-    print("fits this machine")
+    print("fits this machine", file=sys.stderr)
     return 0

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import errno
 import importlib
 import io
 import os
 import re
+import select
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from rt_avsac import __version__
-from rt_avsac.errors import UserError
+from rt_avsac.errors import DiskError, UserError
+from rt_avsac.memory import WAY_OUT, is_lack_of_memory
 
 EXIT_CODES = (
     "exit codes: 0 done (also after Ctrl-C), 1 a check was negative, 2 bad option, setting or model, "
@@ -262,10 +267,21 @@ def guarded(program: str, argv: Sequence[str] | None, run: Callable[[Sequence[st
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our dashes and arrows still gets its line
     try:
-        return run(words)
+        try:
+            code = run(words)
+        except SystemExit:  # after --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if isinstance(error, OSError):
+            unread = isinstance(error, BrokenPipeError) and nobody_reads()
+            settle_output()
+            if unread:
+                return 128 + signal.SIGPIPE  # as for tools that do not catch it, and as quietly
         if {"-v", "--verbose"} & set(words):
             import traceback
 
@@ -273,6 +289,22 @@ def guarded(program: str, argv: Sequence[str] | None, run: Callable[[Sequence[st
         text, code = explain(error)
         print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
         return code
+
+
+def settle_output() -> None:
+    """What stdout does not take goes nowhere, so that the interpreter does not complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def nobody_reads() -> bool:
+    """Whether stdout is a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def program() -> NoReturn:
@@ -291,6 +323,10 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("rt_avsac"):
         return f"{error.name} is not installed; pip install 'rt-avsac[app]'", 2
+    if is_lack_of_memory(error):
+        return WAY_OUT, 2
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error}", DiskError.exit_code
     return f"internal error: {type(error).__name__}: {error}; -v shows where", INTERNAL_ERROR
 
 

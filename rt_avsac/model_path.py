@@ -20,7 +20,13 @@ def find(name: str) -> Path:
     """A shipped model's name, a checkpoint (.safetensors) or an engine bundle (folder) → its path; ModelError else."""
     if name in shipped():
         return FOLDER / f"{name}{SUFFIX}"
-    path = Path(name).expanduser()
+    path = Path(name)
+    try:
+        path = path.expanduser()
+        path.stat()
+    except (OSError, RuntimeError, ValueError) as error:  # also too long, or the home of nobody
+        why = "no such file, folder or shipped model" if isinstance(error, FileNotFoundError) else str(error)
+        raise ModelError(f"model {name}: {why} (shipped: {', '.join(shipped()) or 'none'})") from None
     if path.is_dir():
         if (path / MANIFEST).is_file():
             return path
@@ -31,5 +37,4 @@ def find(name: str) -> Path:
         raise ModelError(
             f"model {name}: asked a {SUFFIX} checkpoint or a bundle folder, got a {path.suffix or 'bare'} file"
         )
-    known = ", ".join(shipped()) or "none"
-    raise ModelError(f"model {name}: no such file, folder or shipped model (shipped: {known})")
+    raise ModelError(f"model {name}: asked a {SUFFIX} checkpoint or a bundle folder, got neither a file nor a folder")

@@ -57,9 +57,13 @@ def demo_windows(image_size: int, num_samples: int, count: int = 6, every: int =
 
 
 def deviation(net: Avsac, run: Run, probes: list[Window]) -> dict[str, float]:
-    """Of the sounding map against torch fp32: SNR in dB, greatest difference, IoU of the masks at 0.5."""
+    """Of the sounding map against torch fp32: SNR in dB, greatest difference, IoU of the masks at 0.5.
+
+    ModelError where an output, of the network or of the engine, is no finite number.
+    """
     import torch
 
+    from rt_avsac.errors import ModelError
     from rt_avsac.model.avsac import Deployed
 
     reference = Deployed(net).eval()
@@ -67,8 +71,13 @@ def deviation(net: Avsac, run: Run, probes: list[Window]) -> dict[str, float]:
     both = either = 0
     for image, audio in probes:
         with torch.inference_mode():
-            wanted = reference(torch.tensor(image), torch.tensor(audio))[0].numpy()
-        got = run(image, audio)[0]
+            expected = [output.numpy() for output in reference(torch.tensor(image), torch.tensor(audio))]
+        if not all(np.isfinite(output).all() for output in expected):
+            raise ModelError("model: its outputs are no finite numbers in fp32; its weights are damaged")
+        outputs = run(image, audio)
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise ModelError("engine: its outputs are no finite numbers, torch's in fp32 are; ask another precision")
+        got, wanted = outputs[0], expected[0]
         noise += float(np.square(got - wanted, dtype=np.float64).sum())
         power += float(np.square(wanted, dtype=np.float64).sum())
         worst = max(worst, float(np.abs(got - wanted).max()))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +68,18 @@ def test_every_command_has_help_and_says_the_exit_codes(command: str, capsys: py
         (["live", "--camera", "demo", "--annotate", "no-such-folder/v.mp4"], 5, ["no-such-folder"]),
         (["replay", "no-such-recording"], 2, ["no-such-recording"]),
         (["compile", "x.safetensors"], 2, ["--out"]),
+        (["compile", "avsac-edge", "--out", "/"], 2, ["mount point"]),
+        (["compile", "avsac-edge", "--out", "x" * 300], 5, ["File name too long"]),
+        (
+            ["compile", "avsac-edge", "--out", "b", "--calibration", "nope.json", "--precision", "fp32"],
+            2,
+            ["nope.json"],
+        ),
+        (["compile", "avsac-edge", "--out", "b", "--backend", "openvino", "--device", "cuda"], 2, ["device cpu"]),
+        (["compile", "x" * 300, "--out", "b"], 2, ["File name too long"]),
+        (["live", "--camera", "demo", "--backend", "openvino", "--device", "cuda"], 2, ["asked on device cuda"]),
+        (["live", "--camera", "demo", "--backend", "cuda", "--device", "cpu"], 2, ["use --backend openvino or torch"]),
+        (["inspect", "no-such-bundle"], 2, ["no such folder"]),
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(
@@ -92,6 +107,55 @@ def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(live, "main", broken)
     assert cli.main(["live"]) == cli.INTERNAL_ERROR
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        OSError(errno.EAGAIN, "Resource temporarily unavailable"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_a_lack_of_memory_is_said(error: Exception) -> None:
+    text, code = cli.explain(error)
+    assert text.startswith("out of memory")
+    assert code == 2
+
+
+def test_a_full_disk_is_said() -> None:
+    text, code = cli.explain(OSError(errno.ENOSPC, "No space left on device", "/tmp/x"))
+    assert "No space left" in text
+    assert "/tmp/x" in text
+    assert code == 5
+
+
+def run_program(words: list[str], stdout: int) -> subprocess.CompletedProcess[str]:
+    """With a buffer at stdout, as everywhere by default."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "rt_avsac", *words]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["devices", "--json", "--timeout", "0.1"]])
+def test_nobody_reads_what_is_said(words: list[str]) -> None:
+    """As with `rt-avsac … | head -0`: an end as of other tools, without a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run_program(words, writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_what_is_said_goes_to_a_full_disk() -> None:
+    with open("/dev/full", "w") as full:
+        done = run_program(["--version"], full.fileno())
+    assert done.returncode == 5
+    assert done.stderr == "rt-avsac: the disk is full: [Errno 28] No space left on device\n"
 
 
 def test_a_missing_package_says_what_to_install() -> None:

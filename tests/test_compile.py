@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt_avsac import build, bundle, cli
-from rt_avsac.compile import Request, cached_bundle, choose_backend, ticking
+from rt_avsac import build, bundle, cli, cuda_home
+from rt_avsac import compile as compile_module
+from rt_avsac.compile import Request, cached_bundle, choose_backend, ended_by_signals, open_cached, ticking
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
-from rt_avsac.engines import open_engine
-from rt_avsac.errors import ModelError
-from rt_avsac.probe import windows
+from rt_avsac.engines import CPU_BACKENDS, open_engine
+from rt_avsac.errors import DiskError, ModelError
+from rt_avsac.probe import deviation, windows
 from tests.tiny_model import CLASSES, make_tiny
 from tests.waiting import until
 
@@ -81,11 +86,13 @@ def test_manifest_says_what_it_is(openvino_bundle: Path, checkpoint: Path) -> No
 
 def test_inspect(openvino_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", str(openvino_bundle)]) == 0
-    assert "fits this machine" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert json.loads(said.out)["backend"] == "openvino"
+    assert said.err == "fits this machine\n"
     broken = shutil.copytree(openvino_bundle, tmp_path / "broken")
     (broken / "engine.bin").write_bytes(b"")
     assert cli.main(["inspect", str(broken)]) == 1
-    assert "truncated" in capsys.readouterr().out
+    assert "truncated" in capsys.readouterr().err
     assert cli.main(["inspect", str(tmp_path)]) == 2
 
 
@@ -113,6 +120,8 @@ def test_the_cache_is_used_and_heals(checkpoint: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"truncated")
     assert cached_bundle(checkpoint, settings, said.append) == folder
     assert said
+    (folder / "manifest.json").write_text("{")
+    assert cached_bundle(checkpoint, settings, said.append) == folder
     with open_engine(folder, settings):
         pass
 
@@ -121,6 +130,143 @@ def test_other_weights_have_another_bundle(checkpoint: Path, tmp_path: Path) -> 
     settings = LiveSettings(backend="torch")
     other = make_tiny(tmp_path / "tiny.safetensors", seed=1)
     assert cached_bundle(checkpoint, settings, quiet) != cached_bundle(other, settings, quiet)
+
+
+def test_a_bundle_in_the_place_of_another_runs_its_own_weights(
+    checkpoint: Path, openvino_bundle: Path, tmp_path: Path
+) -> None:
+    """Same path, same times, same graph: what OpenVINO has cached of the one must not run for the other."""
+    from rt_avsac.model import checkpoint as checkpoints
+
+    net, header = checkpoints.load(checkpoint)
+    net.head.weight.data *= -1
+    checkpoints.save(tmp_path / "tiny.safetensors", net, header["classes"], {})
+    second = tmp_path / "second"
+    build_bundle(Request(tmp_path / "tiny.safetensors", "openvino", "fp32"), second, quiet)
+    # built by one process each, the graphs would have the same name, too
+    shutil.copyfile(openvino_bundle / "engine.xml", second / "engine.xml")
+    bundle.write_manifest(second, bundle.read(second))
+    image, audio = windows(64, 15_600, count=1)[0]
+
+    def run(folder: Path) -> Any:
+        with open_engine(folder, CPU) as engine:
+            return engine.run(image[0], audio[0]).sounding
+
+    def run_in_place(folder: Path) -> Any:
+        shutil.rmtree(tmp_path / "app", ignore_errors=True)
+        shutil.copytree(folder, tmp_path / "app")
+        for path in (tmp_path / "app").iterdir():
+            os.utime(path, (1, 1))
+        return run(tmp_path / "app")
+
+    first = run_in_place(openvino_bundle)
+    np.testing.assert_array_equal(first, run(openvino_bundle))
+    np.testing.assert_array_equal(run_in_place(second), run(second))
+    assert np.abs(run(second) - first).max() > 0.01
+
+
+def test_what_openvino_cached_long_ago_is_removed(openvino_bundle: Path, engine_cache: Path) -> None:
+    old, used = engine_cache / "rt-avsac" / "openvino" / "old", engine_cache / "rt-avsac" / "openvino" / "used"
+    for folder in (old, used):
+        folder.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    with open_engine(openvino_bundle, CPU):
+        assert used.is_dir()
+        assert not old.exists()
+    used.rmdir()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": 96},
+        {"num_audio_samples": 16_000},
+        {"classes": CLASSES[:-1]},
+        {"num_outputs": 2},
+    ],
+)
+def test_a_manifest_that_tells_of_another_network(
+    openvino_bundle: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    other = shutil.copytree(openvino_bundle, tmp_path / "other")
+    bundle.write_manifest(other, dataclasses.replace(bundle.read(other), **changes))
+    with pytest.raises(ModelError, match=r"manifest\.json tells of"):
+        open_engine(other, CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ([], "got a list"),
+        ("x", "got a str"),
+        ({"settings": [1]}, "no settings with a name"),
+        ({"settings": None}, "no settings with a name"),
+        ({"settings": {}}, "no settings with a name"),
+        ({"settings": {"name": 5}}, "no settings with a name"),
+        ({"settings": {"num_heads": 0}}, "num_heads: asked 0"),
+        ({"settings": {"image_size": 0}}, "image_size: asked 0"),
+        ({"settings": {"image_size": -64}}, "image_size: asked -64"),
+        ({"settings": {"dim": 10**7}}, "dim: asked 10000000"),
+        ({"settings": {"token_strides": [7]}}, "token_strides asked (7,)"),
+        ({"settings": {"num_layers": 2}}, 'Missing key(s) in state_dict: "bavd'),
+        ({"classes": None}, "got None"),
+        ({"classes": "abc"}, "got abc"),
+        ({"classes": [1] * 29}, "got [1, 1"),
+        ({"classes": ["background", "dog"]}, "29 classes asked in its settings, 2 named"),
+    ],
+)
+def test_an_odd_checkpoint_is_one_line_that_names_it(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: Any, part: str
+) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(checkpoint, "numpy") as file:
+        header = json.loads(file.metadata()["rt_avsac"])
+    if not isinstance(changes, dict):
+        header = changes
+    elif changes.get("settings"):
+        header["settings"] = (header["settings"] | changes["settings"]) if changes["settings"] != [1] else [1]
+    else:
+        header |= changes
+    odd = tmp_path / "odd.safetensors"
+    save_file(load_file(checkpoint), odd, {"rt_avsac": json.dumps(header)})
+    assert cli.main(["compile", str(odd), "--backend", "torch", "--out", str(tmp_path / "b")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"model {odd}: " in error
+    assert part in error
+
+
+def test_weights_that_are_no_numbers(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rt_avsac.model import checkpoint as checkpoints
+
+    net, header = checkpoints.load(checkpoint)
+    net.head.weight.data[0, 0] = float("nan")
+    damaged = tmp_path / "nan.safetensors"
+    checkpoints.save(damaged, net, header["classes"], {})
+    for backend in CPU_BACKENDS:
+        assert cli.main(["compile", str(damaged), "--backend", backend, "--out", str(tmp_path / "b")]) == 2
+        assert "head.weight holds what is no finite number" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_outputs_that_are_no_numbers(checkpoint: Path) -> None:
+    from rt_avsac.model import checkpoint as checkpoints
+
+    net, _ = checkpoints.load(checkpoint)
+    probes = windows(64, 15_600, count=1)
+    shapes = [(1, 64, 64), (1, 29, 16, 16), (1, 29)]
+    for bad in range(3):  # also one that is not measured
+
+        def run(image: np.ndarray, audio: np.ndarray, bad: int = bad) -> list[np.ndarray]:
+            return [np.full(shape, np.inf if index == bad else 0.5) for index, shape in enumerate(shapes)]
+
+        with pytest.raises(ModelError, match="engine: its outputs are no finite"):
+            deviation(net, run, probes)
+    net.head.weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="weights are damaged"):
+        deviation(net, run, probes)
 
 
 def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +292,10 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (RuntimeError("std::bad_alloc"), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
         (RuntimeError("CUDA out of memory. Tried"), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "out of memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out of memory"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "nvcc"), "cannot be built: [Errno 2] No such"),
         (RuntimeError("no kernel\nfor this"), "cannot be built: no kernel"),
         (RuntimeError("Exception from a.cpp:1:\nCheck 'x' failed at b.cpp:2:\nno Softmax\n\n"), "built: no Softmax"),
     ],
@@ -164,6 +314,19 @@ def test_a_builder_that_fails_leaves_the_old_bundle(
     assert "\n" not in str(raised.value)
     with open_engine(torch_bundle, LiveSettings()):
         pass
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("basic_ios::clear: iostream error")]
+)
+def test_a_full_disk(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(request: Request, folder: Path, say: Any) -> Any:
+        raise error
+
+    monkeypatch.setitem(build.BUILDERS, "torch", fail)
+    with pytest.raises(DiskError, match="cannot be written"):
+        build_bundle(Request(checkpoint, "torch", "fp32"), tmp_path / "b", quiet)
+    assert os.listdir(tmp_path) == []
 
 
 OUT_OF_MEMORY = """
@@ -229,15 +392,141 @@ def test_backend_choice() -> None:
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")
-def test_a_gpu_that_is_not_there() -> None:
-    with pytest.raises(ModelError, match="sees no GPU"):
-        choose_backend("cuda", "auto")
+@pytest.mark.parametrize(
+    ("device", "backend"), [("cuda", "auto"), ("cuda", "torch"), ("auto", "cuda"), ("auto", "tensorrt")]
+)
+def test_a_gpu_that_is_not_there(device: str, backend: str) -> None:
+    with pytest.raises(ModelError, match="use --backend openvino or torch, with --device cpu"):
+        choose_backend(device, backend)
+
+
+@pytest.mark.parametrize(
+    ("device", "has", "chosen"),
+    [
+        ("auto", {"tensorrt", "cuda", "compilers"}, "tensorrt"),
+        ("auto", {"tensorrt"}, "tensorrt"),  # a Jetson with a torch for CPUs, or none
+        ("auto", {"cuda", "compilers"}, "cuda"),
+        ("auto", {"cuda"}, "openvino"),
+        ("auto", set(), "openvino"),
+        ("cuda", {"tensorrt"}, "tensorrt"),
+        ("cuda", {"cuda"}, "cuda"),
+        ("cpu", {"tensorrt", "cuda", "compilers"}, "openvino"),
+    ],
+)
+def test_auto_on_a_machine_with_a_gpu(
+    device: str, has: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def check_compilers() -> None:
+        if "compilers" not in has:
+            raise ModelError("no g++")
+
+    monkeypatch.setattr(compile_module, "GPU_SIGNS", (str(tmp_path),))
+    monkeypatch.setattr(compile_module, "has_tensorrt", lambda: "tensorrt" in has)
+    monkeypatch.setattr(compile_module, "has_cuda", lambda: "cuda" in has)
+    monkeypatch.setattr(cuda_home, "check_compilers", check_compilers)
+    monkeypatch.setattr(cuda_home, "cuda_home", lambda: tmp_path)
+    said: list[str] = []
+    assert choose_backend(device, "auto", said.append) == chosen
+    assert said == (["the GPU is left out: no g++"] if has == {"cuda"} and device == "auto" else [])
+
+
+def test_without_torch_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert not compile_module.has_cuda()
+
+
+def test_what_a_processor_lacks_is_refused_before_anything_is_said(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rt_avsac.engines import openvino as engine
+
+    monkeypatch.setattr(engine, "capabilities", lambda core: ["INT8"])
+    said: list[str] = []
+    with pytest.raises(ModelError, match="this processor computes INT8; use fp32 or int8"):
+        cached_bundle(checkpoint, LiveSettings(backend="openvino", precision="bf16"), said.append)
+    assert said == []
+    with pytest.raises(ModelError, match="asked of backend cuda"):
+        compile_module.check_precision("cuda", "int8")
+
+
+def test_a_cached_engine_that_does_not_load_is_built_once_more(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = LiveSettings(backend="torch", precision="bf16")
+    said: list[str] = []
+
+    def damage(text: str) -> None:
+        if text.startswith("compiled"):
+            (cached / "model.safetensors").write_bytes(b"x")
+
+    open_cached(checkpoint, settings, quiet).close()
+    cached = cached_bundle(checkpoint, settings, said.append)
+    assert said == []
+    (cached / "model.safetensors").write_bytes(b"x")
+    bundle.write_manifest(cached, bundle.read(cached))  # it fits, and does not load
+    open_cached(checkpoint, settings, said.append).close()
+    assert said[0].startswith("the cached engine does not load (model ")
+    assert sum(text.startswith("compiling tiny") for text in said) == 1
+    shutil.rmtree(cached)
+    said.clear()
+    with pytest.raises(ModelError):  # one that was built just now is not built again
+        open_cached(checkpoint, settings, lambda text: (said.append(text), damage(text)))  # type: ignore[func-returns-value]
+    assert sum(text.startswith("compiling tiny") for text in said) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_interrupted_compile_leaves_nothing_and_says_so(
+    checkpoint: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """What it says comes through a pipe at once."""
+    command = [sys.executable, "-m", "rt_avsac", "compile", str(checkpoint), "--backend", "openvino"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "b")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("compiling tiny")
+        assert len(os.listdir(tmp_path)) == 1
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert error == f"rt-avsac: compile: ended by {number.name}; {tmp_path / 'b'} is as it was\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals() as came:
+            signal.raise_signal(signal.SIGHUP)
+        assert came == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_quiet_says_nothing(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compile", str(checkpoint), "--backend", "torch", "--out", str(tmp_path / "b"), "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_no_place_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    code = (
+        "import sys; from rt_avsac import cli; "
+        "print(cli.main(['compile', 'avsac-edge', '--out', sys.argv[1]]), {'torch', 'openvino'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 set()\n"
+    assert "is a file" in done.stderr
 
 
 def test_auto_takes_int8_only_with_an_approved_calibration_of_this_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
-    import dataclasses
-    import json
-
     from rt_avsac.build import approved_calibration
     from rt_avsac.quantize import Calibration, Range
 

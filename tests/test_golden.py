@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rt_avsac.compile import cached_bundle
 from rt_avsac.config import LiveSettings
-from rt_avsac.engines import Outputs, open_engine
+from rt_avsac.engines import open_engine
 from rt_avsac.flow import Window
 from rt_avsac.infer import fit_audio, rms_dbfs
 from rt_avsac.model_path import find
@@ -24,12 +26,23 @@ from rt_avsac.scale import scale
 GOLDEN = Path(__file__).parent / "golden" / "demo.npz"
 MODEL = "avsac-edge"
 EVERY = 30  # frames between two golden ones; of their pixels every other one is kept
-# (backend, precision): least mean IoU with the stored masks, greatest mean difference of the probabilities
+
+
+class Tolerance(NamedTuple):
+    """Against the stored masks. Measured with AVX-512 and AMX; int8 differs more from processor to processor."""
+
+    clip_iou: float  # least, of all masks together
+    frame_iou: float  # least, of any frame
+    difference: float  # greatest, mean of the probabilities; 4e-4 is the rounding of what is stored
+
+
 TOLERANCES = {
-    ("torch", "fp32"): (0.999, 1e-3),
-    ("openvino", "fp32"): (0.999, 1e-3),
-    ("openvino", "bf16"): (0.93, 2e-2),
-    ("openvino", "int8"): (0.85, 4e-2),
+    ("torch", "fp32"): Tolerance(0.9995, 0.998, 5e-4),
+    ("torch", "bf16"): Tolerance(0.985, 0.92, 4e-3),
+    ("torch", "int8"): Tolerance(0.98, 0.9, 4e-3),
+    ("openvino", "fp32"): Tolerance(0.9995, 0.998, 5e-4),
+    ("openvino", "bf16"): Tolerance(0.985, 0.92, 4e-3),
+    ("openvino", "int8"): Tolerance(0.93, 0.6, 1e-2),
 }
 
 
@@ -46,16 +59,40 @@ def golden_windows() -> list[Window]:
     return found
 
 
-def outputs_of(backend: str, precision: str, windows: list[Window]) -> list[Outputs]:
+def probability_of(backend: str, precision: str, windows: list[Window]) -> NDArray[np.float32]:
+    """float32 [frame, S/2, S/2]"""
     settings = LiveSettings(backend=backend, precision=precision, device="cpu")  # type: ignore[arg-type]
     with open_engine(cached_bundle(find(MODEL), settings, lambda text: None), settings) as engine:
-        return [
+        assert (engine.backend, engine.manifest.precision) == (backend, precision)
+        found = [
             engine.run(
                 scale(window.frame.image, engine.manifest.image_size),
                 np.ascontiguousarray(fit_audio(window.audio, engine.manifest.num_audio_samples)),
             )
             for window in windows
         ]
+    return np.stack([outputs.sounding[::2, ::2] for outputs in found])
+
+
+def stored_probability() -> NDArray[np.float32]:
+    with np.load(GOLDEN) as stored:
+        return np.asarray(stored["probability"].astype(np.float32) / 255)
+
+
+def faults(found: NDArray[np.float32], stored: NDArray[np.float32], limits: Tolerance) -> list[str]:
+    """What is beyond the limits, in words."""
+    got, wanted = found >= 0.5, stored >= 0.5
+    either = (got | wanted).sum(axis=(1, 2))
+    both = (got & wanted).sum(axis=(1, 2))
+    of_frames = np.where(either > 0, both / np.maximum(either, 1), 1.0)
+    said = []
+    if (clip := both.sum() / either.sum()) < limits.clip_iou:
+        said.append(f"IoU of the clip {clip:.4f}, at least {limits.clip_iou}")
+    if of_frames.min() < limits.frame_iou:
+        said.append(f"IoU of frame {of_frames.argmin()} {of_frames.min():.4f}, at least {limits.frame_iou}")
+    if (difference := float(np.abs(found - stored).mean())) > limits.difference:
+        said.append(f"mean difference {difference:.5f}, at most {limits.difference}")
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +107,7 @@ def able(backend: str, precision: str) -> bool:
     from rt_avsac.engines.openvino import capabilities, open_core
     from rt_avsac.quantize import read_calibration
 
-    if precision == "bf16":
+    if (backend, precision) == ("openvino", "bf16"):
         return "BF16" in capabilities(open_core())
     if precision != "int8":
         return True
@@ -86,33 +123,34 @@ def test_masks_are_the_golden_ones(backend: str, precision: str, windows: list[W
         assert str(stored["checkpoint"]) == sha256(find(MODEL)), (
             "stale golden masks: python tests/test_golden.py --update"
         )
-        frames, probability = stored["frames"], stored["probability"].astype(np.float32) / 255
+        frames = stored["frames"]
     assert [window.frame.index for window in windows] == frames.tolist()
     if not able(backend, precision):
-        return
-    least_iou, most_difference = TOLERANCES[backend, precision]
-    found = np.stack([outputs.sounding[::2, ::2] for outputs in outputs_of(backend, precision, windows)])
-    difference = float(np.abs(found - probability).mean())
-    got, wanted = found >= 0.5, probability >= 0.5
-    either = (got | wanted).sum()
-    iou = float((got & wanted).sum() / either) if either else 1.0
-    assert wanted.any(), "golden masks of a model that sees nothing are worth nothing"
-    assert difference <= most_difference + 1 / 510  # probabilities are stored in steps of 1/255
-    assert iou >= least_iou - 0.005
+        pytest.skip("this processor does not compute so, or there is no calibration")
+    found = probability_of(backend, precision, windows)
+    assert faults(found, stored_probability(), TOLERANCES[backend, precision]) == []
 
 
-def test_the_table_is_tight_enough_to_see_a_fault(windows: list[Window]) -> None:
-    """The sound of another second must not pass for bf16."""
-    with np.load(GOLDEN) as stored:
-        probability = stored["probability"].astype(np.float32) / 255
-    assert np.abs(np.roll(probability, 1, axis=0) - probability).mean() > TOLERANCES["openvino", "bf16"][1]
+@pytest.mark.parametrize("limits", TOLERANCES.values(), ids=map("-".join, TOLERANCES))
+def test_the_table_is_tight_enough_to_see_a_fault(limits: Tolerance) -> None:
+    """One frame without its masks, the sound of another second, or masks some pixels off, all are beyond it."""
+    stored = stored_probability()
+    assert faults(stored, stored, limits) == []
+    masked = [index for index, frame in enumerate(stored) if (frame >= 0.5).any()]
+    assert len(masked) > len(stored) / 2, "golden masks of a model that sees nothing are worth nothing"
+    for index in masked:
+        one_less = stored.copy()
+        one_less[index] = 0
+        assert faults(one_less, stored, limits)
+    assert len(faults(np.roll(stored, 1, axis=0), stored, limits)) == len(limits)
+    assert faults(np.roll(stored, 2, axis=2), stored, limits)
 
 
 def update() -> None:
     from rt_avsac.bundle import sha256
 
     windows = golden_windows()
-    probability = np.stack([outputs.sounding[::2, ::2] for outputs in outputs_of("torch", "fp32", windows)])
+    probability = probability_of("torch", "fp32", windows)
     GOLDEN.parent.mkdir(exist_ok=True)
     temporary = GOLDEN.with_name("new.npz")
     np.savez_compressed(

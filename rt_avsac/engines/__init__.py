@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rt_avsac.config import LiveSettings
 from rt_avsac.errors import ModelError
+from rt_avsac.memory import needed_for
 
 if TYPE_CHECKING:
     from rt_avsac.bundle import Manifest
@@ -96,8 +97,9 @@ def open_engine(bundle: str | Path, settings: LiveSettings) -> Engine:
     if settings.device == "cuda" and manifest.backend == "openvino":
         raise ModelError(f"bundle {folder}: asked device cuda, it was built for openvino; compile for cuda")
     module = backend_module(manifest.backend)
-    verify(folder, manifest, module.machine)
-    return module.open_bundle(folder, manifest, settings)  # type: ignore[no-any-return]
+    with needed_for(f"bundle {folder}"):
+        verify(folder, manifest, module.machine)
+        return module.open_bundle(folder, manifest, settings)  # type: ignore[no-any-return]
 
 
 def backend_module(backend: str):  # type: ignore[no-untyped-def]

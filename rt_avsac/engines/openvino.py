@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_avsac.bundle import Machine, Manifest
+from rt_avsac.bundle import MANIFEST, Machine, Manifest
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Outputs
 from rt_avsac.errors import ModelError, reason
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 ENGINE = "engine.xml"
 WEIGHTS = "engine.bin"
 LARGEST = 127  # the largest magnitude of an int8 weight; an activation's is twice as much
+KEPT_DAYS = 60
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
@@ -64,6 +69,18 @@ def capabilities(core: Any) -> list[str]:
     return [item for item in known if item in found]
 
 
+def computed_in(able: list[str]) -> list[str]:
+    """The floating-point precisions of a processor with these abilities."""
+    return ["fp32", *(kind for kind in ("bf16", "fp16") if kind.upper() in able)]
+
+
+def check_precision(precision: str, able: list[str]) -> None:
+    if precision in HINTS and precision not in computed_in(able):
+        raise ModelError(
+            f"precision {precision}: this processor computes {', '.join(able) or 'fp32 only'}; use fp32 or int8"
+        )
+
+
 def saturates(core: Any) -> bool:
     """Whether int8 sums overflow: x86 without VNNI adds two products in 16 bits. Measured with one convolution."""
     ov = import_openvino()
@@ -92,9 +109,19 @@ def compile_model(core: Any, model: Any, hint: str, num_threads: int) -> openvin
     return core.compile_model(model, "CPU", config)
 
 
-def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "rt-avsac" / "openvino"
+def cache_folder(manifest: Manifest) -> Path:
+    """Where OpenVINO keeps what it made of this very bundle: by itself it looks at path, time and .xml, not at weights.
+
+    What was not opened for KEPT_DAYS is removed.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "rt-avsac" / "openvino"
+    folder = base / hashlib.sha256(repr(sorted(manifest.files.items())).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    for other in base.iterdir():
+        if other.is_dir() and time.time() - other.stat().st_mtime > KEPT_DAYS * 86_400:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
 
 
 class OpenVinoEngine:
@@ -128,15 +155,25 @@ class OpenVinoEngine:
 def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> OpenVinoEngine:
     """The bundle's engine on the CPU; ModelError when OpenVINO cannot read it."""
     core = open_core()
-    cache = cache_folder()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        core.set_property({"CACHE_DIR": str(cache)})
-    except OSError:
-        pass  # a read-only home only makes the start slower
+    with suppress(OSError):  # a read-only home only makes the start slower
+        core.set_property({"CACHE_DIR": str(cache_folder(manifest))})
     hint = manifest.options.get("hint") or HINTS[manifest.precision]
     try:
         compiled = compile_model(core, str(folder / ENGINE), hint, settings.num_threads)
     except RuntimeError as error:
         raise ModelError(f"bundle {folder}: OpenVINO cannot load {ENGINE}: {reason(error)}; compile it again") from None
+    check_shapes(folder, manifest, compiled)
     return OpenVinoEngine(compiled, manifest)
+
+
+def check_shapes(folder: Path, manifest: Manifest, compiled: Any) -> None:
+    """ModelError where the network is not the one that the manifest tells of."""
+    size, classes = manifest.image_size, len(manifest.classes)
+    inputs = [(1, size, size, 3), (1, manifest.num_audio_samples)]
+    outputs = [(1, size, size), (1, classes, size // 4, size // 4), (1, classes)][: manifest.num_outputs]
+    for what, ports, told in (("inputs", compiled.inputs, inputs), ("outputs", compiled.outputs, outputs)):
+        found = [tuple(port.shape) for port in ports]
+        if found != told:
+            raise ModelError(
+                f"bundle {folder}: {MANIFEST} tells of {what} {told}, {ENGINE} has {found}; compile it again"
+            )
