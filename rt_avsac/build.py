@@ -253,8 +253,11 @@ def calibration_of(request: Request) -> Calibration:
     return calibration
 
 
-def approved_calibration(request: Request, say: Progress) -> Calibration | None:
-    """The calibration beside the checkpoint, if it was made for it and its comparison was within the budget."""
+def approved_calibration(request: Request, say: Progress, verdict: str = "verdict") -> Calibration | None:
+    """The calibration beside the checkpoint, if it was made for it and its comparison was within the budget.
+
+    `verdict`: "signed_verdict" for backends whose steps are signed.
+    """
     if not request.calibration:
         return None
     try:
@@ -262,7 +265,7 @@ def approved_calibration(request: Request, say: Progress) -> Calibration | None:
     except ModelError as error:
         say(f"int8 is left out: {error}")
         return None
-    if calibration.measured.get("verdict") != "within":
+    if calibration.measured.get(verdict) != "within":
         say("int8 is left out: its calibration was not compared, or was over the budget")
         return None
     return calibration

@@ -206,7 +206,7 @@ def for_tensorrt(request: Request, folder: Path, say: Progress) -> Built:
     trt = import_tensorrt()
     precision = request.precision
     if precision == "auto":
-        precision = "int8" if approved_calibration(request, say) else "fp16"
+        precision = "int8" if approved_calibration(request, say, "signed_verdict") else "fp16"
     say("writing the graph")
     onnx = folder / "graph.onnx"
     net, header, calibration = graph_for_tensorrt(request, precision, onnx)

@@ -80,4 +80,6 @@ def open_bundle(folder: Path, manifest: Manifest, settings: LiveSettings) -> Tor
 
         deployed = quantized(net, read_calibration(folder / CALIBRATION))
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.backends.cudnn.allow_tf32 = False  # the reference: fp32 is fp32
     return TorchEngine(deployed, manifest, "cuda" if on_gpu else "cpu")
