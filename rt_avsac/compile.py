@@ -132,6 +132,8 @@ def build(request: Request, out: Path, say: Progress, ours: bool = False) -> bun
 
             built = builders.BUILDERS[request.backend](request, folder, say)
             manifest = bundle.write_manifest(folder, builders.manifest_of(request, built, machine))
+    except BrokenPipeError:
+        raise  # of `say`: nobody reads any more
     except (RuntimeError, OSError) as error:
         if any(sign in str(error).lower() for sign in DISK_FULL):
             raise DiskError(f"bundle {out}: cannot be written: the disk is full") from error
@@ -147,7 +149,8 @@ def ticking(say: Progress, every_s: float = 15.0) -> Iterator[None]:
 
     def tick() -> None:
         while not done.wait(every_s):
-            say(f"still compiling, {time.monotonic() - began:.0f} s so far")
+            with suppress(OSError):  # the builder's own words meet it, too
+                say(f"still compiling, {time.monotonic() - began:.0f} s so far")
 
     thread = threading.Thread(target=tick, name="ticking", daemon=True)
     with suppress(RuntimeError):  # without memory for a thread the build goes on in silence

@@ -498,6 +498,20 @@ def test_an_interrupted_compile_leaves_nothing_and_says_so(
     assert os.listdir(tmp_path) == []
 
 
+def test_nobody_reads_what_compile_says(checkpoint: Path, tmp_path: Path) -> None:
+    """As with `| head -1`: it ends quietly, and leaves nothing."""
+    command = [sys.executable, "-m", "rt_avsac", "compile", str(checkpoint), "--backend", "openvino"]
+    command += ["--out", str(tmp_path / "b")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 128 + signal.SIGPIPE
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_hangup_that_is_ignored_stays_so() -> None:
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
