@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from rt_avsac import cli
+from benchmarks import peers
+from rt_avsac import cli, machine
 from rt_avsac.bench_chart import draw
 from rt_avsac.bench_compare import block_medians, differences, moves, read_result
 from rt_avsac.bench_load import BLOCK, Measured, Stream, demo_windows, single_stream, stretch, turn_of
@@ -370,3 +372,78 @@ def test_what_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         path.write_text(text)
         assert cli.main(["bench", "--compare", str(path)]) == 2
         assert "not a result" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--rounds", "0"], "'0' is no number of rounds"),
+        (["--rounds=-1"], "'-1' is no number of rounds"),
+        (["--only-edge", "--model", "nosuch"], "model nosuch: no such file"),
+        (["--only-edge", "--precisions", "fp9"], "fp9"),
+        (["--only-edge", "--device", "cuda"], "sees no NVIDIA GPU"),
+    ],
+)
+def test_bad_words_of_the_peers(
+    words: list[str], part: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cli.guarded("peers", words, peers.main) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert part in line
+
+
+class Nvml:
+    """Two GPUs of 100 and 200 W."""
+
+    open = 0
+
+    def nvmlInit(self) -> None:
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return range(2)[index]
+
+    def nvmlDeviceGetUUID(self, handle: int) -> bytes:
+        return (b"GPU-aaaa-0", b"GPU-bbbb-1")[handle]
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        return (100_000, 200_000)[handle]
+
+
+@pytest.mark.parametrize(
+    ("visible", "watts"),
+    [(None, 100), ("", 100), ("1", 200), ("1,0", 200), ("GPU-bbbb-1", 200), ("GPU-bb", 200), ("GPU-cc", None),
+     ("MIG-1", None), ("7", None)],
+)  # fmt: skip
+def test_power_of_the_gpu_that_cuda_sees(
+    visible: str | None, watts: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.PowerMeter().start().watts().get("gpu") == watts
+    assert nvml.open == 0
+
+
+def test_work_of_others_is_seen() -> None:
+    meter = machine.OthersMeter()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        began, _ = machine._cpu_seconds() or (0.0, 0.0)
+        while (machine._cpu_seconds() or (0.0, 0.0))[0] < began + 1:
+            time.sleep(0.1)
+        beside = meter.cpus()
+    finally:
+        busy.kill()
+        busy.wait()
+    assert beside is not None
+    assert beside > 0.1
