@@ -1,7 +1,7 @@
 """`rt-avsac bench`: latency by stage, single-stream and at the camera's rate, several engines side by side.
 
-A table for each load, a picture with --out, and one JSON line last. Exit code 1: --compare found something slower
-beyond noise, or --soak found memory that grows.
+A table for each load, a picture with --out, and one JSON line last (with -q it alone). Exit code 1: --compare found
+something worse that counts, beyond noise, or --soak found memory that grows.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Any
 
 from rt_avsac import machine
 from rt_avsac.bench_chart import draw, draw_soak
-from rt_avsac.bench_compare import moves, other_machine, read_result
+from rt_avsac.bench_compare import GATED, block_medians, differences, moves, read_result
 from rt_avsac.bench_compare import text as moves_text
 from rt_avsac.bench_load import CAMERA_STAGES, FLAT_STAGES, Measured, camera_rate, demo_windows, single_stream
-from rt_avsac.bench_soak import soak
+from rt_avsac.bench_soak import growth_text, soak
 from rt_avsac.config import LiveSettings, override
 from rt_avsac.errors import DiskError, UserError
 from rt_avsac.latency import Series, table
 
 NUM, NUM_QUICK = 1024, 200  # MLPerf's single-stream wants 1,024 queries for its 90th percentile
+SECONDS, SECONDS_QUICK = 3.0, 0.5  # at least, of each engine's single stream; as trtexec
 FPS = 30.0
 NUM_WINDOWS = 256
 
@@ -33,22 +34,40 @@ NUM_WINDOWS = 256
 def engines_of(args: argparse.Namespace) -> dict[str, LiveSettings]:
     """Name → settings, of --engines B:P,…; by default what `live` would take here, and torch fp32 beside it."""
     base = LiveSettings(model=args.model, device=args.device, num_threads=args.num_threads)
+    words = [word.strip() for word in args.engines.split(",") if word.strip()]
     if Path(args.model).is_dir():
+        if words:
+            raise UserError(
+                f"bench --engines {args.engines}: a bundle is one engine; leave it out, or give a checkpoint"
+            )
         return {Path(args.model).name: base}
-    words = [word.strip() for word in args.engines.split(",") if word.strip()] or ["auto:auto", "torch:fp32"]
-    found = {}
-    for word in words:
+    found: dict[str, LiveSettings] = {}
+    for word in words or ["auto:auto", "torch:fp32"]:
         backend, _, precision = word.partition(":")
-        found[word] = override(base, {"backend": backend, "precision": precision or "auto"}, f"bench --engines {word}")
+        asked = override(base, {"backend": backend, "precision": precision or "auto"}, f"bench --engines {word}")
+        if asked in found.values():
+            raise UserError(f"bench --engines {args.engines}: asked {word} twice; give each engine once")
+        found[word] = asked
     return found
+
+
+Tell = Callable[[str], None]
 
 
 def say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
+def silent(text: str) -> None:
+    """What -q says."""
+
+
 def rows_of(measured: Measured, stages: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    return {stage: measured.stages[stage].summary() for stage in stages if measured.stages[stage].values_ns}
+    rows = {stage: measured.stages[stage].summary() for stage in stages if measured.stages[stage].values_ns}
+    for stage in GATED:
+        if stage in rows:  # for --compare
+            rows[stage]["blocks"] = block_medians([value / 1e6 for value in measured.stages[stage].values_ns])
+    return rows
 
 
 def load_json(found: dict[str, Measured], stages: tuple[str, ...]) -> dict[str, Any]:
@@ -58,16 +77,18 @@ def load_json(found: dict[str, Measured], stages: tuple[str, ...]) -> dict[str, 
             "throughput_fps": round(measured.throughput, 2),
             "drops": measured.drops,
         }
+        | ({"memory_mb": measured.memory_mb} if measured.memory_mb else {})
         for name, measured in found.items()
     }
 
 
-def show(title: str, result: dict[str, Any], engines: dict[str, dict[str, Any]]) -> None:
-    print(f"\n{title}")
+def show(title: str, result: dict[str, Any], engines: dict[str, dict[str, Any]], tell: Tell) -> None:
+    tell(f"\n{title}")
     for name, measured in result.items():
         ran = "{backend} {precision} on {device}".format(**engines[name])
-        print(f"\n{name} ({ran}): {measured['throughput_fps']} windows/s, {measured['drops']} dropped")
-        print(table(measured["ms"]))
+        memory = f", {measured['memory_mb']} MB more when opened" if "memory_mb" in measured else ""
+        tell(f"\n{name} ({ran}): {measured['throughput_fps']} windows/s, {measured['drops']} dropped{memory}")
+        tell(table(measured["ms"]))
 
 
 def own_cost_ns() -> int:
@@ -83,15 +104,18 @@ def own_cost_ns() -> int:
 
 
 def measure(
-    args: argparse.Namespace, engines: dict[str, LiveSettings], num: int
+    args: argparse.Namespace, engines: dict[str, LiveSettings], num: int, min_s: float, say: Tell
 ) -> tuple[dict[str, Any], dict[str, Measured]]:
     """Both loads → the JSON table, and the single-stream series for the picture."""
     before = os.getloadavg()[0]
-    meter = machine.PowerMeter().start()
-    flat = single_stream(engines, num, demo_windows(NUM_WINDOWS), say)
+    others, meter = machine.OthersMeter(), machine.PowerMeter().start()
+    flat = single_stream(engines, num, min_s, demo_windows(NUM_WINDOWS), say)
     watts = meter.watts()
     paced = camera_rate(engines, num, FPS, say)
     loads = {"single_stream": load_json(flat, FLAT_STAGES), "camera_rate": load_json(paced, CAMERA_STAGES)}
+    about = machine.describe() | {"load_before": round(before, 2)}
+    if (cpus := others.cpus()) is not None:
+        about["others_cpus"] = cpus
     first = next(iter(flat.values()))
     p50_ns = first.stages["total"].summary()["p50"] * 1e6
     result = {
@@ -99,7 +123,7 @@ def measure(
         "model": args.model,
         "num": num,
         "engines": {name: flat[name].engine | {"threads": settings.num_threads} for name, settings in engines.items()},
-        "machine": machine.describe() | {"load_before": round(before, 2)},
+        "machine": about,
         "loads": loads,
         "memory_mb": machine.memory_mb(),
         "watts": watts or None,
@@ -115,67 +139,83 @@ def make_folder(out: Path) -> None:
         raise DiskError(f"bench --out {out}: cannot be made: {error.strerror}") from None
 
 
-def write(out: Path, result: dict[str, Any], name: str, picture: Callable[[str, Path], None]) -> None:
+def write(out: Path, result: dict[str, Any], name: str, picture: Callable[[str, Path], None], tell: Tell) -> None:
     """NAME.json and NAME.png, the latter by `picture(title, path)`; DiskError."""
+    temporary = out / f".{os.getpid()}.{name}.json"
     try:
-        temporary = out / f".{os.getpid()}.{name}.json"
         temporary.write_text(json.dumps(result) + "\n", "utf-8")
         os.replace(temporary, out / f"{name}.json")
     except OSError as error:
         raise DiskError(f"bench --out {out}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
     about = result["machine"]
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        print(f"\n{out / name}.json; no picture: pip install matplotlib")
+        tell(f"\n{out / name}.json; no picture: pip install matplotlib")
         return
     load = f", load {about['load_before']}" if "load_before" in about else ""
     picture(
         f"{about['cpu']} {about['gpu']}, {about['cpus']} cores{load}, commit {about['commit']}", out / f"{name}.png"
     )
-    print(f"\n{out / name}.json, {out / name}.png")
+    tell(f"\n{out / name}.json, {out / name}.png")
 
 
-def soaked(args: argparse.Namespace, settings: LiveSettings) -> int:
+def soaked(args: argparse.Namespace, settings: LiveSettings, tell: Tell, say: Tell) -> int:
     result = {"bench": "soak", "machine": machine.describe(), **soak(settings, args.soak, say)}
-    print(f"{result['masks']} masks at {result['fps']} fps; memory grows {result['growth_mb_per_hour']} MB an hour")
+    tell(f"{result['masks']} masks at {result['fps']} fps; {growth_text(result)}")
     if args.out:
-        write(Path(args.out), result, "soak", lambda title, path: draw_soak(result, title, path))
+        write(Path(args.out), result, "soak", lambda title, path: draw_soak(result, title, path), tell)
     print(json.dumps(result))
     return 1 if result["grows"] else 0
 
 
 def main(args: argparse.Namespace) -> int:
-    old = read_result(args.compare) if args.compare else None
-    if args.soak < 0:
-        raise UserError(f"bench --soak {args.soak}: asked less than nothing")
+    try:
+        return run(args, *((silent, silent) if args.quiet else (print, say)))
+    except KeyboardInterrupt:
+        print("rt-avsac: bench: stopped by Ctrl-C before it was done", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace, tell: Tell, say: Tell) -> int:
+    """`tell`: the tables, `say`: what goes on."""
+    asked_soak = args.soak is not args.parser.get_default("soak")  # a 0 asked for is another object than the default
+    if asked_soak and not 0 < args.soak < float("inf"):
+        raise UserError(f"bench --soak {args.soak}: not a time to run; give hours above 0")
     if args.samples < 0:
         raise UserError(f"bench --samples {args.samples}: asked less than nothing")
     engines = engines_of(args)
     if args.soak and args.engines and len(engines) > 1:
         raise UserError(f"bench --soak: asked one engine, got --engines {args.engines}")
+    if args.soak and args.compare:
+        raise UserError("bench --soak: asked --compare too, which looks at latency benches; leave one out")
+    old = read_result(args.compare, engines) if args.compare else None
     if args.out:  # before the work, not after it
         make_folder(Path(args.out))
     if args.soak:
-        return soaked(args, next(iter(engines.values())))
-    num = args.samples or (NUM_QUICK if args.quick else NUM)
-    result, flat = measure(args, engines, num)
+        return soaked(args, next(iter(engines.values())), tell, say)
+    num, min_s = (NUM_QUICK, SECONDS_QUICK) if args.quick else (NUM, SECONDS)
+    if args.samples:
+        num, min_s = args.samples, 0.0
+    result, flat = measure(args, engines, num, min_s, say)
     about = result["machine"]
-    print(f"{about['cpu']} {about['gpu']}, {about['cpus']} cores, load before {about['load_before']}")
+    beside = f", other programs {about['others_cpus']} cores meanwhile" if "others_cpus" in about else ""
+    tell(f"{about['cpu']} {about['gpu']}, {about['cpus']} cores, load before {about['load_before']}{beside}")
     loads, engines_run = result["loads"], result["engines"]
-    show("single stream: the next window when the last one is received", loads["single_stream"], engines_run)
-    show(f"camera's rate: the demo at {FPS:g} fps through the whole pipeline", loads["camera_rate"], engines_run)
-    print(f"\nmemory MB {result['memory_mb']}; watts {result['watts'] or 'not readable'}")
-    print(f"measuring itself takes {100 * result['own_cost_share']:.3f} % of a window")
+    show("single stream: the next window when the last one is received", loads["single_stream"], engines_run, tell)
+    show(f"camera's rate: the demo at {FPS:g} fps through the whole pipeline", loads["camera_rate"], engines_run, tell)
+    tell(f"\nmemory MB {result['memory_mb']} (all engines); watts {result['watts'] or 'not readable'}")
+    tell(f"measuring itself takes {100 * result['own_cost_share']:.3f} % of a window")
+    fails = False
+    if old is not None:
+        (found, compared), differ = moves(old, result), differences(old, result)
+        fails = any(move["fails"] for move in found)
+        tell(f"\nagainst {args.compare}:\n{moves_text(found, compared, differ)}")
+        result |= {"moves": found, "compared": compared, "not_the_same": differ}
     if args.out:
         totals = {name: measured.stages["total"] for name, measured in flat.items()}
-        write(Path(args.out), result, "bench", lambda title, path: draw(totals, title, path))
-    slower = False
-    if old is not None:
-        found = moves(old, result)
-        slower = any(move["ratio"] > 1 for move in found)
-        other = other_machine(old, result)
-        print(f"\nagainst {args.compare}:{f' (another machine: {other})' if other else ''}\n{moves_text(found)}")
-        result["moves"] = found
+        write(Path(args.out), result, "bench", lambda title, path: draw(totals, title, path), tell)
     print(json.dumps(result))
-    return 1 if slower else 0
+    return 1 if fails else 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rt_avsac.bench_soak import growth_text
 from rt_avsac.errors import DiskError
 from rt_avsac.latency import Series
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMOOTH = 25
+FEW = 250  # windows that are drawn larger, to be seen
 
 
 def draw(series: dict[str, Series], title: str, path: Path) -> None:
@@ -28,7 +30,8 @@ def draw(series: dict[str, Series], title: str, path: Path) -> None:
     for name, each in series.items():
         values = np.array(each.values_ns) / 1e6
         histogram.hist(values, bins, alpha=0.6, label=f"{name}: p50 {np.median(values):.2f} ms, n {len(values)}")
-        (dots,) = timeline.plot(values, ".", markersize=2, alpha=0.4)
+        few = len(values) < FEW
+        (dots,) = timeline.plot(values, ".", markersize=9 if few else 2, alpha=0.8 if few else 0.4)
         if len(values) > SMOOTH:
             middle = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid")
             timeline.plot(np.arange(len(middle)) + SMOOTH // 2, middle, color=dots.get_color())
@@ -51,6 +54,7 @@ def draw_soak(result: dict[str, Any], title: str, path: Path) -> None:
     memory, latency = figure.subplots(2, 1, sharex=True)
     memory.plot(result["at_hours"], result["memory_mb"])
     memory.set_ylabel("MB resident")
+    memory.set_title(growth_text(result), fontsize=9)
     latency.plot(result["at_hours"], result["p50_ms"], label="p50")
     latency.plot(result["at_hours"], result["max_ms"], ".", markersize=3, label="max")
     latency.set_yscale("log")

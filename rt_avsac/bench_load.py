@@ -6,6 +6,7 @@ Stages: capture (stamp to taken), wait (for its sound), pre, infer, post, pack (
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 import time
@@ -15,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rt_avsac import machine
 from rt_avsac.client import MaskSubscriber
 from rt_avsac.compose import Composer
 from rt_avsac.config import LiveSettings
@@ -27,7 +29,7 @@ from rt_avsac.publish import Publisher
 Say = Callable[[str], None]
 WARM_UP_NS = 200_000_000
 WARM_UP_RUNS = 30
-BLOCK = 16  # windows of one engine before the next has its turn: drift hits all alike
+BLOCK = 16  # windows of one engine before the next has its turn, at least: drift hits all alike
 SETTLE = 10  # messages left out at the beginning of each stretch at the camera's rate
 ROUNDS = 4
 RECEIVE_S = 10.0
@@ -42,8 +44,9 @@ class Measured:
 
     engine: dict[str, str] = field(default_factory=dict)  # backend, precision, device: what "auto" came to
     stages: dict[str, Series] = field(default_factory=lambda: defaultdict(Series))
-    num: int = 0  # windows that went through, those that no stage counts (silent, settling) too
+    num: int = 0  # windows in `seconds`, those that no stage counts (silent, settling) too
     seconds: float = 0.0
+    memory_mb: float = 0.0  # resident, grown while it was opened and had its first window
     drops: int = 0  # frames
 
     @property
@@ -106,27 +109,47 @@ class Stream:
             self.measured.seconds += (received - began) / 1e9
 
 
-def single_stream(engines: dict[str, LiveSettings], num: int, windows: list[Window], say: Say) -> dict[str, Measured]:
-    """`num` windows through each engine, in turns of BLOCK, after a warm-up; silent windows are left out."""
+def single_stream(
+    engines: dict[str, LiveSettings], num: int, min_s: float, windows: list[Window], say: Say
+) -> dict[str, Measured]:
+    """Each engine at least `num` windows and `min_s` seconds, in turns, after a warm-up; no silent windows."""
     quiet = next(iter(engines.values())).silence_dbfs  # below it no network runs
     loud = [window for window in windows if rms_dbfs(window.audio) >= quiet] or windows
     with ExitStack() as stack:
         streams = {}
         for name, settings in engines.items():
+            before = machine.memory_mb().get("resident", 0.0)
             segmenter = stack.enter_context(open_segmenter(settings, say))
             streams[name] = Stream(segmenter, settings, stack)
-        for stream in streams.values():
-            started, runs = time.monotonic_ns(), 0
-            while runs < WARM_UP_RUNS or time.monotonic_ns() - started < WARM_UP_NS:
-                stream.query(loud[runs % len(loud)], measure=False)
-                runs += 1
-        for start in range(0, num, BLOCK):
-            for stream in streams.values():
-                for index in range(start, min(start + BLOCK, num)):
+            streams[name].query(loud[0], measure=False)
+            streams[name].measured.memory_mb = round(machine.memory_mb().get("resident", 0.0) - before, 1)
+        turns = {stream: turn_of(warm_up(stream, loud), num, min_s) for stream in streams.values()}
+        number = 0
+        while left := [each for each in turns if each.measured.num < num or each.measured.seconds < min_s]:
+            for stream in left:
+                done = stream.measured.num
+                turn = turns[stream] if done >= num else min(turns[stream], num - done)
+                for index in range(done, done + turn):
                     stream.query(loud[index % len(loud)], measure=True)
-            if start % (BLOCK * 16) == 0 and start:
-                say(f"single stream: {start} of {num} windows")
+            number += 1
+            if number % 16 == 0:
+                say(f"single stream: {min(stream.measured.num for stream in turns)} windows of at least {num}")
         return {name: stream.measured for name, stream in streams.items()}
+
+
+def warm_up(stream: Stream, windows: list[Window]) -> int:
+    """At least 30 runs and 200 ms → nanoseconds a window, of the last runs."""
+    began, ends = time.monotonic_ns(), [time.monotonic_ns()]
+    while len(ends) <= WARM_UP_RUNS or ends[-1] - began < WARM_UP_NS:
+        stream.query(windows[len(ends) % len(windows)], measure=False)
+        ends.append(time.monotonic_ns())
+    return (ends[-1] - ends[-11]) // 10
+
+
+def turn_of(query_ns: int, num: int, min_s: float) -> int:
+    """Windows in a turn of one engine, more of a fast one: all have as many turns, and drift hits all alike."""
+    turns = max(1, num // BLOCK)
+    return max(BLOCK, math.ceil(min_s * 1e9 / query_ns / turns))
 
 
 def camera_rate(engines: dict[str, LiveSettings], num: int, fps: float, say: Say) -> dict[str, Measured]:
@@ -181,8 +204,10 @@ def stretch(measured: Measured, settings: LiveSettings, seconds: float) -> None:
             finally:
                 done.set()
                 listener.join()
-    measured.seconds += summary.seconds
-    measured.num += summary.masks
+    if sent:  # by the camera's clock: the first mask is late, and what follows it would seem faster than the camera
+        stamps = [message.t.video_ns for message, _ in sent.values()]
+        measured.seconds += (max(stamps) - min(stamps)) / 1e9
+        measured.num += len(stamps) - 1  # from the first to the last
     # the first second's windows are short of sound (window_gap): they are published all the same
     measured.drops += sum(number for reason, number in summary.drops.items() if not reason.startswith("window_"))
     for seq, (message, sent_ns) in sent.items():

@@ -14,6 +14,8 @@ from rt_avsac.config import LiveSettings
 from rt_avsac.messages import MaskMessage
 
 MAX_GROWTH_MB_PER_HOUR = 8.0
+MIN_HOURS = 1 / 6  # of looks: in less, what settles is taken for growth (15 s: "119 MB an hour")
+MIN_LOOKS = 10
 STRETCH_S = 20.0  # or a 50th of a shorter soak
 SAY_S = 60.0
 
@@ -47,13 +49,20 @@ class Trend:
         self._stretch_ms.clear()
         return True
 
-    def growth(self) -> tuple[float, float]:
-        """MB an hour (least squares) and MB in all, after the first tenth."""
+    def growth(self) -> tuple[float, float] | None:
+        """MB an hour (least squares) and MB in all, after the first tenth; None: too short to tell."""
         settled = slice(len(self.hours) // 10, None)
         hours, memory = np.array(self.hours[settled]), np.array(self.memory_mb[settled])
-        if len(hours) < 5:
-            return 0.0, 0.0
+        if len(hours) < MIN_LOOKS or self.hours[-1] < MIN_HOURS:
+            return None
         return float(np.polyfit(hours, memory, 1)[0]), float(memory[-1] - memory[0])
+
+
+def growth_text(result: dict[str, Any]) -> str:
+    """What the table and the picture say of it."""
+    if result["growth_mb_per_hour"] is None:
+        return f"too short to tell whether memory grows (at least {MIN_HOURS * 60:.0f} minutes)"
+    return f"memory grows {result['growth_mb_per_hour']} MB an hour"
 
 
 def soak(settings: LiveSettings, hours: float, say: Callable[[str], None]) -> dict[str, Any]:
@@ -78,7 +87,8 @@ def soak(settings: LiveSettings, hours: float, say: Callable[[str], None]) -> di
     with stop_on_signals() as stop:
         settings = replace(settings, camera="demo", mic="auto", bind="tcp://127.0.0.1:0", duration_s=seconds)
         summary = run(settings, stop=stop, say=say, on_message=watch)
-    growth, gained = trend.growth()
+    grown = trend.growth()
+    growth, gained = grown or (0.0, 0.0)
     return {
         "hours": round(summary.seconds / 3600, 4),
         "masks": summary.masks,
@@ -89,8 +99,8 @@ def soak(settings: LiveSettings, hours: float, say: Callable[[str], None]) -> di
         "memory_mb": trend.memory_mb,
         "p50_ms": trend.p50_ms,
         "max_ms": trend.max_ms,
-        "growth_mb_per_hour": round(growth, 2),
-        "gained_mb": round(gained, 2),
+        "growth_mb_per_hour": round(growth, 2) if grown else None,
+        "gained_mb": round(gained, 2) if grown else None,
         # over a short soak the slope is noise: what was really gained must be visible too
         "grows": growth > MAX_GROWTH_MB_PER_HOUR and gained > MAX_GROWTH_MB_PER_HOUR,
     }

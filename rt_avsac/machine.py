@@ -91,6 +91,33 @@ def memory_mb() -> dict[str, float]:
     return found
 
 
+class OthersMeter:
+    """How many cores other programs use, from now on: a latency measured beside them is not ours alone."""
+
+    def __init__(self) -> None:
+        self._began = _cpu_seconds()
+
+    def cpus(self) -> float | None:
+        """None where the system does not tell."""
+        began, now = self._began, _cpu_seconds()
+        if began is None or now is None or now[0] <= began[0]:
+            return None
+        return round(max(0.0, (now[1] - began[1]) / (now[0] - began[0])), 2)
+
+
+def _cpu_seconds() -> tuple[float, float] | None:
+    """(clock, processor time of all others since boot, other virtual machines' too), of Linux."""
+    import time
+
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, _, _, irq, softirq, steal, *_ = map(int, file.readline().split()[1:])
+    except (OSError, ValueError):
+        return None
+    own = sum(os.times()[:4])
+    return time.monotonic(), (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own
+
+
 class PowerMeter:
     """Mean watts between `start` and `watts`: Intel/AMD package energy, a Jetson's rails, or NVML; None else."""
 
@@ -141,7 +168,26 @@ def _nvml_watts() -> dict[str, float]:
         import pynvml
 
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return {"gpu": round(pynvml.nvmlDeviceGetPowerUsage(handle) / 1000, 2)}
+        try:
+            handle = _visible_gpu(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+            return {"gpu": round(pynvml.nvmlDeviceGetPowerUsage(handle) / 1000, 2)}
+        finally:
+            pynvml.nvmlShutdown()
     except Exception:  # not installed, no driver, or a GPU that does not tell
         return {}
+
+
+def _visible_gpu(nvml: Any, visible: str) -> Any:
+    """The first that CUDA sees: CUDA_VISIBLE_DEVICES names an index or a UUID, perhaps only its beginning.
+
+    NVML counts by PCI bus, CUDA by speed unless CUDA_DEVICE_ORDER says otherwise: of unlike GPUs name a UUID.
+    """
+    first = visible.split(",")[0].strip()
+    if not first.startswith(("GPU-", "MIG-")):
+        return nvml.nvmlDeviceGetHandleByIndex(int(first or 0))
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    for handle in handles:
+        uuid = nvml.nvmlDeviceGetUUID(handle)
+        if (uuid.decode() if isinstance(uuid, bytes) else uuid).startswith(first):
+            return handle
+    raise LookupError(first)  # a MIG slice: it does not tell its power
