@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from rt_avsac.errors import DiskError
@@ -27,11 +26,7 @@ def layer_errors(alone: dict[str, float], float_layers: list[str], path: Path) -
     ticks = sorted(names.index(name) for name in worst)
     axes.set_xticks(ticks, [names[index] for index in ticks], rotation=90, fontsize=7)
     axes.set_title(f"{len(names)} layers; red: {len(float_layers)} stay in floating point")
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        figure.savefig(temporary, dpi=110)
-        os.replace(temporary, path)
+        figure.savefig(path, dpi=110)
     except OSError as error:
         raise DiskError(f"chart {path}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,25 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rt_avsac.bundle import read
 from rt_avsac.compile import Request, build
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Engine, open_engine
 from rt_avsac.engines.openvino import capabilities, open_core
-from rt_avsac.errors import ModelError
+from rt_avsac.errors import UserError
 from rt_avsac.infer import fit_audio
 from rt_avsac.scale import scale
 from train.evaluate import EvalSet
 from train.items import NEGATIVES, ORIGINAL
+from train.listening import raises_alarm
 from train.scores import ALL, Scores
 
-REFERENCE = "fp32"
+REFERENCE, JUDGED = "fp32", "int8"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What int8 may cost, in points of a hundred."""
+    """What a precision may cost against fp32, in points of a hundred."""
 
     miou: float = 1.0
     false_alarm: float = 1.0
@@ -34,7 +36,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Row:
-    """One precision. Shares are 0 … 1; agreement: mean IoU of its masks with those of fp32, original sounds."""
+    """One precision. Shares are 0 … 1; agreement: mean IoU of its masks with those of fp32, original sounds.
+
+    `…_error`: standard error, over the items, of the difference to fp32.
+    """
 
     precision: str
     backend: str
@@ -46,27 +51,31 @@ class Row:
     class_accuracy: float
     agreement: float
     p50_ms: float
+    miou_error: float = 0.0
+    false_alarm_error: float = 0.0
+
+
+def backends_for(precisions: Sequence[str]) -> dict[str, str]:
+    """Of fp32, the `precisions`, and int8: OpenVINO where the processor computes it, else torch. UserError: unknown."""
+    able = capabilities(open_core())
+    backends = {
+        REFERENCE: "torch",
+        "fp16": "openvino" if "FP16" in able else "torch",
+        "bf16": "openvino" if "BF16" in able else "torch",
+        JUDGED: "openvino",
+    }
+    unknown = sorted(set(precisions) - set(backends))
+    if unknown:
+        raise UserError(f"option --precisions: asked {unknown[0]!r}; choose from {', '.join(backends)}")
+    return {each: backend for each, backend in backends.items() if each in (REFERENCE, JUDGED, *precisions)}
 
 
 def engines_for(
-    checkpoint: Path, calibration: Path, precisions: Sequence[str], work: Path, say: Callable[[str], None]
+    checkpoint: Path, calibration: Path, backends: dict[str, str], work: Path, say: Callable[[str], None]
 ) -> dict[str, Path]:
-    """Bundles of fp32, the `precisions`, and int8: on OpenVINO where the processor computes it, else in torch."""
-    able = capabilities(open_core())
-    backends = {
-        "fp32": "torch",
-        "fp16": "openvino" if "FP16" in able else "torch",
-        "bf16": "openvino" if "BF16" in able else "torch",
-        "int8": "openvino",
-    }
-    bundles = {}
-    unknown = sorted(set(precisions) - set(backends))
-    if unknown:
-        raise ModelError(f"precision {unknown[0]}: unknown; choose from {', '.join(backends)}")
+    """A bundle of each precision in `work`."""
+    bundles = {precision: work / f"{precision}-{backend}" for precision, backend in backends.items()}
     for precision, backend in backends.items():
-        if precision not in (REFERENCE, "int8", *precisions):
-            continue
-        bundles[precision] = work / f"{precision}-{backend}"
         build(Request(checkpoint, backend, precision, str(calibration)), bundles[precision], say)
     return bundles
 
@@ -79,6 +88,7 @@ def compare(bundles: dict[str, Path], eval_set: EvalSet, say: Callable[[str], No
     scores = {precision: Scores(eval_set.classes, named) for precision in engines}
     agreement: dict[str, list[float]] = {precision: [] for precision in engines}
     times: dict[str, list[int]] = {precision: [] for precision in engines}
+    by_item: dict[str, list[tuple[float, float]]] = {precision: [] for precision in engines}  # IoU, false alarms
     done, said = 0, time.monotonic()
     for item in eval_set.items:
         image = scale(item.image, manifest.image_size)
@@ -93,7 +103,9 @@ def compare(bundles: dict[str, Path], eval_set: EvalSet, say: Callable[[str], No
                 started = time.perf_counter_ns()
                 outputs[name] = engine.run(image, audio)
                 times[precision].append(time.perf_counter_ns() - started)
-            scores[precision].add(item, outputs)
+            judged = scores[precision].add(item, outputs)
+            alarms = [raises_alarm(judged.predicted(name)) for name in NEGATIVES if name in outputs]
+            by_item[precision].append((judged.iou, float(np.mean(alarms)) if alarms else 0.0))
             mask = outputs[ORIGINAL].sounding >= 0.5
             wanted = mask if wanted is None else wanted
             either = int((mask | wanted).sum())
@@ -103,15 +115,30 @@ def compare(bundles: dict[str, Path], eval_set: EvalSet, say: Callable[[str], No
             said = time.monotonic()
             say(f"{done} items compared")
     if not done:
-        raise ModelError("calibration: no evaluation items; check --data and --split")
+        raise UserError("calibration: no evaluation items; check --eval-data and --eval-split")
     rows = []
     for precision, engine in engines.items():
-        rows.append(row(precision, engine, scores[precision], agreement[precision], times[precision]))
+        errors = paired_errors(by_item[precision], by_item[REFERENCE])
+        rows.append(row(precision, engine, scores[precision], agreement[precision], times[precision], errors))
         engine.close()
     return rows
 
 
-def row(precision: str, engine: Engine, scores: Scores, agreement: list[float], times: list[int]) -> Row:
+def paired_errors(after: Sequence[tuple[float, ...]], before: Sequence[tuple[float, ...]]) -> NDArray[np.float64]:
+    """Standard error of each column's mean difference; nan with less than two items."""
+    if len(after) < 2:
+        return np.full(len(after[0]), np.nan)
+    return np.asarray((np.array(after) - np.array(before)).std(axis=0, ddof=1) / np.sqrt(len(after)))
+
+
+def row(
+    precision: str,
+    engine: Engine,
+    scores: Scores,
+    agreement: list[float],
+    times: list[int],
+    errors: NDArray[np.float64],
+) -> Row:
     result = scores.results()[0][ALL]
     alarms = [
         result.listening.negatives[name].frame_false_alarm for name in NEGATIVES if name in result.listening.negatives
@@ -127,21 +154,46 @@ def row(precision: str, engine: Engine, scores: Scores, agreement: list[float], 
         class_accuracy=result.listening.class_accuracy,
         agreement=float(np.mean(agreement)),
         p50_ms=float(np.median(times)) / 1e6,
+        miou_error=float(errors[0]),
+        false_alarm_error=float(errors[1]),
     )
 
 
-def over_budget(rows: list[Row], budget: Budget) -> list[str]:
-    """What int8 costs more than it may, in words; empty when it is within."""
-    by_precision = {each.precision: each for each in rows}
-    before, after = by_precision[REFERENCE], by_precision["int8"]
-    lost = 100 * (before.miou - after.miou)
-    gained = 100 * (after.false_alarm - before.false_alarm)
-    found = []
-    if lost > budget.miou:
-        found.append(f"mIoU fell by {lost:.2f} points, the budget is {budget.miou:g}")
-    if gained > budget.false_alarm:
-        found.append(f"false alarms rose by {gained:.2f} points, the budget is {budget.false_alarm:g}")
+def differences(before: Row, after: Row) -> tuple[float, float]:
+    """Points of mIoU lost and of false alarms gained."""
+    return 100 * (before.miou - after.miou), 100 * (after.false_alarm - before.false_alarm)
+
+
+def over_budget(rows: list[Row], budget: Budget) -> dict[str, list[str]]:
+    """Precision → what it costs more than it may, in words; what cannot be told (nan) is over. Empty: all within."""
+    before = next(each for each in rows if each.precision == REFERENCE)
+    found = {}
+    for after in rows:
+        lost, gained = differences(before, after)
+        costs = []
+        if not lost <= budget.miou:
+            costs.append(f"mIoU fell by {lost:.2f} points, the budget is {budget.miou:g}")
+        if not gained <= budget.false_alarm:
+            costs.append(f"false alarms rose by {gained:.2f} points, the budget is {budget.false_alarm:g}")
+        if costs:
+            found[after.precision] = costs
     return found
+
+
+def verdict(rows: list[Row], over: dict[str, list[str]]) -> str:
+    """A line for each precision but fp32, with how sure it is."""
+    before = next(each for each in rows if each.precision == REFERENCE)
+    lines = []
+    for after in rows:
+        lost, gained = differences(before, after)
+        costs = over.get(after.precision)
+        if after is not before or costs:
+            lines.append(
+                f"{after.precision} {'is over the budget: ' + '; '.join(costs) if costs else 'is within the budget'} "
+                f"({after.num_items} items, ± standard error of the difference: mIoU {-lost:+.2f} ± "
+                f"{100 * after.miou_error:.2f}, false alarms {gained:+.2f} ± {100 * after.false_alarm_error:.2f})"
+            )
+    return "\n".join(lines)
 
 
 def table(rows: list[Row]) -> str:

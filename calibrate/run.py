@@ -3,7 +3,7 @@
 DIR gets NAME.calibration.json (lay it beside the checkpoint, or give it to `rt-avsac compile --calibration`),
 NAME.int8.onnx and NAME.int8.pt2 (one quantized graph for TensorRT and OpenVINO), report.json, layers.png, and
 windows.json: `python -m calibrate --verify windows.json --data DATA` draws the same windows again and compares them.
-Exit code 1 when int8 costs more than the budget.
+Exit code 1 when a compared precision costs more than the budget. Files in DIR change only when all are whole.
 """
 
 from __future__ import annotations
@@ -12,15 +12,30 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from calibrate.chart import layer_errors
-from calibrate.compare import Budget, Row, compare, engines_for, over_budget, table
+from calibrate.compare import (
+    JUDGED,
+    REFERENCE,
+    Budget,
+    Row,
+    backends_for,
+    compare,
+    engines_for,
+    over_budget,
+    table,
+    verdict,
+)
 from calibrate.modelopt_ranges import by_modelopt, import_modelopt
 from calibrate.ranges import Method, observe, ranges_of
 from calibrate.samples import Choice, Sample, collect, digest, listing, verify
@@ -30,11 +45,24 @@ from rt_avsac.cli import Parser, guarded
 from rt_avsac.errors import DiskError, ModelError, UserError
 from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Calibration, Range, quantized
+from train.evaluate import KINDS, EvalSet, open_set
+from train.scores import plain
 
 Say = Callable[[str], None]
 Windows = dict[str, dict[str, dict[str, Any]]]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")  # of "auto"
 MODELOPT = "modelopt"
+ENDING = ".calibration.json"
+COUNT = (1, 10**6)
+LIMITS = {
+    "num": COUNT,
+    "probes": COUNT,
+    "eval_num": COUNT,
+    "threads": (1, 1024),
+    "seed": (0, 2**62),
+    "budget_miou": (0, 100),
+    "budget_alarm": (0, 100),
+}
 
 
 def choose_ranges(
@@ -59,14 +87,13 @@ def choose_ranges(
     return *best, tried
 
 
-def calibrated(args: argparse.Namespace, checkpoint: Path, say: Say) -> tuple[Avsac, Calibration, Sweep, Windows]:
+def calibrated(args: argparse.Namespace, checkpoint: Path, net: Avsac, say: Say) -> tuple[Calibration, Sweep, Windows]:
     """Also the listing of the windows: those of the ranges, and the probes of the sweep and of the methods."""
     import torch
 
-    from rt_avsac.model.checkpoint import load, sha256
+    from rt_avsac.model.checkpoint import sha256
 
     torch.set_num_threads(args.threads)
-    net, _ = load(checkpoint)
     size = net.settings.image_size
     say(f"collecting {args.num} windows of {args.data}")
     choice = Choice(args.split, args.num, args.seed, size)
@@ -92,32 +119,64 @@ def calibrated(args: argparse.Namespace, checkpoint: Path, say: Say) -> tuple[Av
             "agreement_by_cut": {str(count): round(value, 5) for count, value in found.cuts.items()},
         },
     )
-    return net, calibration, found, windows
+    return calibration, found, windows
 
 
 def write_json(path: Path, table: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        temporary.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
-        os.replace(temporary, path)
+        path.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n", "utf-8")
     except OSError as error:
         raise DiskError(f"file {path}: cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def workplace(out: Path) -> Iterator[Path]:
+    """A folder for new files inside `out`, whose own change when all are whole: the calibration last. Else none do."""
+    new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".calibrate-", dir=out))
+    except OSError as error:
+        raise DiskError(f"folder {out}: cannot be made or written to: {error.strerror}") from None
+    try:
+        yield work
+        for path in sorted(work.iterdir(), key=lambda path: path.name.endswith(ENDING)):
+            try:
+                os.replace(path, out / path.name)
+            except OSError as error:
+                raise DiskError(f"file {out / path.name}: cannot be replaced: {error.strerror}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # it holds the result
+                out.rmdir()
 
 
-def compared(args: argparse.Namespace, checkpoint: Path, calibration: Path, say: Say) -> list[Row]:
-    from train.evaluate import open_set
+def check(args: argparse.Namespace) -> None:
+    """UserError for a number that cannot be; what a number says is asked before the work, not after it."""
+    for name, (least, most) in LIMITS.items():
+        value = getattr(args, name)
+        if not least <= value <= most:  # nan neither
+            raise UserError(
+                f"option --{name.replace('_', '-')}: asked {value}; give at least {least} and at most {most}"
+            )
 
+
+def evaluation(args: argparse.Namespace, size: int, num: int) -> EvalSet:
+    return open_set(args.kind, Path(args.eval_data or args.data), args.eval_split, num, args.seed, size)
+
+
+def compared(
+    args: argparse.Namespace, checkpoint: Path, calibration: Path, backends: dict[str, str], say: Say
+) -> list[Row]:
     with tempfile.TemporaryDirectory() as work:
-        bundles = engines_for(checkpoint, calibration, args.precisions.split(","), Path(work), say)
-        data, size = Path(args.eval_data or args.data), read(bundles["fp32"]).image_size
-        eval_set = open_set(args.kind, data, args.eval_split, args.eval_num, args.seed, size)
-        return compare(bundles, eval_set, say)
+        bundles = engines_for(checkpoint, calibration, backends, Path(work), say)
+        return compare(bundles, evaluation(args, read(bundles[REFERENCE]).image_size, args.eval_num), say)
 
 
 def run(args: argparse.Namespace) -> int:
     from rt_avsac.export import exported, write_onnx, write_pt2
+    from rt_avsac.model.checkpoint import load
     from rt_avsac.model_path import find
 
     started = time.monotonic()
@@ -129,56 +188,62 @@ def run(args: argparse.Namespace) -> int:
         return 0 if verify(Path(args.verify), args.data, print) else 1
     if not args.checkpoint or not args.out:
         raise UserError(f"calibration: {'--out' if args.checkpoint else 'CHECKPOINT'} is missing; see --help")
-    if args.probes < 1 or args.eval_num < 1:
-        raise UserError("calibration: --probes and --eval-num must be at least 1")
+    check(args)
     if args.method == MODELOPT:
-        import_modelopt()  # before the work, not after it
+        import_modelopt()
     checkpoint = find(args.checkpoint)
     if checkpoint.is_dir():
         raise ModelError(f"calibrate {args.checkpoint}: asked a checkpoint, got an engine bundle")
-    out = Path(args.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"folder {out}: cannot be made: {error.strerror}") from None
-    net, calibration, found, windows = calibrated(args, checkpoint, say)
-    write_json(out / "windows.json", windows)
-    path = out / f"{checkpoint.stem}.calibration.json"
-    write_json(path, dataclasses.asdict(calibration))
-    layer_errors(found.alone, found.float_layers, out / "layers.png")
-    if not args.no_export:
-        say("writing the quantized graph as .pt2 and ONNX")
-        program = exported(net, calibration)
-        write_pt2(program, out / f"{checkpoint.stem}.int8.pt2")
-        write_onnx(program, out / f"{checkpoint.stem}.int8.onnx")
-    report: dict[str, Any] = {
-        "checkpoint": checkpoint.name,
-        "checkpoint_sha256": calibration.checkpoint_sha256,
-        "method": calibration.method,
-        "num_windows": len(calibration.windows),
-        "int8_layers": len(calibration.ranges),
-        "float_layers": calibration.float_layers,
-        "alone": {name: round(value, 6) for name, value in found.alone.items()},
-        **calibration.measured,
-    }
-    code = 0
+    net, _ = load(checkpoint)
+    backends = {}
     if not args.no_compare:
-        rows = compared(args, checkpoint, path, say)
-        budget = Budget(args.budget_miou, args.budget_alarm)
-        costs = over_budget(rows, budget)
-        print(table(rows))
-        print(f"\nint8 {'is over the budget: ' + '; '.join(costs) if costs else 'is within the budget'}")
-        report |= {
-            "rows": [dataclasses.asdict(each) for each in rows],
-            "budget": dataclasses.asdict(budget),
-            "verdict": costs or "within",
-        }
-        code = 1 if costs else 0
-        calibration.measured["verdict"] = "over" if costs else "within"  # "auto" takes int8 only where it is within
+        backends = backends_for([word for word in args.precisions.split(",") if word])
+        if next(evaluation(args, net.settings.image_size, 1).items, None) is None:
+            raise UserError(f"evaluation data {args.eval_data or args.data}: no items in split {args.eval_split!r}")
+    for module in () if args.no_export else ("onnx", "onnxscript"):
+        if find_spec(module) is None:
+            raise ModelError(f"export to ONNX: {module} is not installed; pip install it, or add --no-export")
+    with workplace(Path(args.out)) as work:
+        calibration, found, windows = calibrated(args, checkpoint, net, say)
+        path = work / f"{checkpoint.stem}{ENDING}"
+        write_json(work / "windows.json", windows)
         write_json(path, dataclasses.asdict(calibration))
-    write_json(out / "report.json", report)
-    print(json.dumps({key: value for key, value in report.items() if key != "alone"}))
-    return code
+        layer_errors(found.alone, found.float_layers, work / "layers.png")
+        if not args.no_export:
+            say("writing the quantized graph as .pt2 and ONNX")
+            program = exported(net, calibration)
+            write_pt2(program, work / f"{checkpoint.stem}.int8.pt2")
+            write_onnx(program, work / f"{checkpoint.stem}.int8.onnx")
+        report: dict[str, Any] = {
+            "checkpoint": checkpoint.name,
+            "checkpoint_sha256": calibration.checkpoint_sha256,
+            "method": calibration.method,
+            "num_windows": len(calibration.windows),
+            "int8_layers": len(calibration.ranges),
+            "float_layers": calibration.float_layers,
+            "alone": found.alone,
+            **calibration.measured,
+        }
+        over = {}
+        if backends:
+            rows = compared(args, checkpoint, path, backends, say)
+            budget = Budget(args.budget_miou, args.budget_alarm)
+            over = over_budget(rows, budget)
+            print(f"{table(rows)}\n\n{verdict(rows, over)}")
+            judged = over.get(JUDGED)
+            report |= {
+                "evaluation": {"kind": args.kind, "split": args.eval_split, "num": args.eval_num, "seed": args.seed},
+                "rows": rows,
+                "budget": budget,
+                "verdict": judged or "within",
+                "over": over,
+            }
+            calibration.measured["verdict"] = "over" if judged else "within"  # "auto" takes int8 only where within
+            write_json(path, dataclasses.asdict(calibration))
+        report = plain(report)
+        write_json(work / "report.json", report)
+    print(json.dumps({key: value for key, value in report.items() if key != "alone"}, allow_nan=False))
+    return 1 if over else 0
 
 
 def parser() -> Parser:
@@ -203,9 +268,9 @@ def parser() -> Parser:
     made.add_argument("--eval-data", metavar="PATH", default="", help="where int8 is judged [--data]")
     made.add_argument("--eval-split", default="val", help="[val]")
     made.add_argument("--eval-num", type=int, default=200, help="evaluation items [200]")
-    made.add_argument("--kind", default="composed", help="what the evaluation data are [composed]")
+    made.add_argument("--kind", choices=KINDS, default="composed", help="what the evaluation data are [composed]")
     made.add_argument("--precisions", default="fp16,bf16", help="judged beside fp32 and int8; fp16 is slow on CPUs")
-    made.add_argument("--budget-miou", type=float, default=1.0, help="points of mIoU that int8 may cost [1.0]")
+    made.add_argument("--budget-miou", type=float, default=1.0, help="points of mIoU that each may cost [1.0]")
     made.add_argument("--budget-alarm", type=float, default=1.0, help="points of false alarms it may add [1.0]")
     made.add_argument("--no-compare", action="store_true", help="leave the comparison out")
     made.add_argument("--no-export", action="store_true", help="leave .pt2 and ONNX out")
@@ -215,4 +280,11 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return guarded("python -m calibrate", argv, lambda words: run(parser().parse(words)))
+    def ended(number: int, frame: object) -> None:
+        sys.exit(128 + number)  # through every `finally`: no temporary folder stays
+
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        return guarded("python -m calibrate", argv, lambda words: run(parser().parse(words)))
+    finally:
+        signal.signal(signal.SIGTERM, before)

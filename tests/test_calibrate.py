@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -14,24 +16,24 @@ import numpy as np
 import pytest
 import torch
 
-from calibrate.compare import Budget, Row, over_budget
+from calibrate.compare import Budget, Row, over_budget, paired_errors, verdict
 from calibrate.modelopt_ranges import by_modelopt, import_modelopt
 from calibrate.ranges import Observer, entropy_limit, observe, ranges_of, smoothing
-from calibrate.run import main
+from calibrate.run import main, workplace
 from calibrate.samples import NEGATIVE_STRATA, Choice, Sample, collect, stratified
 from calibrate.sensitivity import CUTS, choose_cut, mask_iou
 from rt_avsac import quantize
 from rt_avsac.compile import Request
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
-from rt_avsac.errors import ModelError
+from rt_avsac.errors import DiskError, ModelError
 from rt_avsac.flow import Frame, Prediction, Window
 from rt_avsac.infer import ModelInfo
 from rt_avsac.model import checkpoint as checkpoints
 from rt_avsac.model.avsac import Deployed
 from rt_avsac.quantize import Calibration, Range, quantized, read_calibration
 from rt_avsac.record import Recorder
-from tests.small_set import SHAPES, make_small_set
+from tests.small_set import ROOT, SHAPES, make_small_set
 from tests.tiny_model import make_tiny
 from tests.wire_samples import masks
 
@@ -225,12 +227,15 @@ def test_what_is_written(calibrated: tuple[Path, Path], calibration: Calibration
     assert set(report["alone"]) == set(calibration.ranges) | set(calibration.float_layers)
 
 
-def rows(**int8: float) -> list[Row]:
-    base: dict[str, Any] = {
-        "backend": "torch", "num_items": 10, "miou": 0.6, "f": 0.7, "false_alarm": 0.05,
-        "swap_accuracy": 0.8, "class_accuracy": 0.8, "agreement": 1.0, "p50_ms": 50.0,
-    }  # fmt: skip
-    return [Row(precision="fp32", **base), Row(precision="int8", **(base | int8))]
+BASE: dict[str, Any] = {
+    "backend": "torch", "num_items": 10, "miou": 0.6, "f": 0.7, "false_alarm": 0.05,
+    "swap_accuracy": 0.8, "class_accuracy": 0.8, "agreement": 1.0, "p50_ms": 50.0,
+    "miou_error": 0.002, "false_alarm_error": 0.003,
+}  # fmt: skip
+
+
+def rows(**changes: dict[str, float]) -> list[Row]:
+    return [Row(precision="fp32", **BASE)] + [Row(precision=name, **(BASE | more)) for name, more in changes.items()]
 
 
 @pytest.mark.parametrize(
@@ -241,12 +246,32 @@ def rows(**int8: float) -> list[Row]:
         ({"false_alarm": 0.061}, ["false alarms rose by 1.10"]),
         ({"miou": 0.5, "false_alarm": 0.2}, ["mIoU", "false alarms"]),
         ({"miou": 0.7, "false_alarm": 0.0}, []),
+        ({"miou": float("nan")}, ["mIoU fell by nan"]),
+        ({"false_alarm": float("nan")}, ["false alarms rose by nan"]),
     ],
 )
 def test_the_budget(int8: dict[str, float], parts: list[str]) -> None:
-    found = over_budget(rows(**int8), Budget())
+    found = over_budget(rows(int8=int8), Budget()).get("int8", [])
     assert len(found) == len(parts)
     assert all(part in text for part, text in zip(parts, found, strict=True))
+
+
+def test_every_precision_is_judged_and_how_sure_that_is() -> None:
+    found = rows(bf16={"miou": 0.58}, int8={"miou": 0.601, "num_items": 8})
+    over = over_budget(found, Budget())
+    assert list(over) == ["bf16"]
+    bf16, int8 = verdict(found, over).splitlines()
+    assert bf16.startswith("bf16 is over the budget: mIoU fell by 2.00")
+    assert int8.startswith("int8 is within the budget (8 items")
+    assert int8.endswith("mIoU +0.10 ± 0.20, false alarms +0.00 ± 0.30)")
+
+
+def test_the_error_of_a_difference_is_paired() -> None:
+    before = [(0.1 * n, n % 2) for n in range(10)]
+    assert paired_errors([(iou + 0.05, alarm) for iou, alarm in before], before) == pytest.approx([0.0, 0.0])
+    errors = paired_errors([(iou + 0.1 * (n % 2), 0.0) for n, (iou, _) in enumerate(before)], before)
+    assert errors == pytest.approx([0.1 * 0.527 / 10**0.5, 0.527 / 10**0.5], rel=0.01)
+    assert np.isnan(paired_errors(before[:1], before[:1])).all()
 
 
 def test_the_fewest_layers_that_are_good_enough_are_left_out() -> None:
@@ -261,17 +286,84 @@ def test_mask_iou_of_windows() -> None:
     assert mask_iou(a, b) == pytest.approx((0.5 + 1.0) / 2)
 
 
-def test_comparison_end_to_end(
-    calibrated: tuple[Path, Path], small_set: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from calibrate.run import compared, parser
+def comparison(checkpoint: Path, out: Path, data: Path, *more: str) -> list[str]:
+    few = ("--num", "4", "--probes", "1", "--eval-num", "1", "--method", "minmax", "--smooth", "off", "--no-export")
+    return [str(checkpoint), "--data", str(data), "--out", str(out), "--precisions", "fp32", *few, *more]
 
-    checkpoint, out = calibrated
-    words = [str(checkpoint), "--data", str(small_set), "--out", str(out), "--eval-num", "2", "--precisions", "fp32"]
-    found = compared(parser().parse(words), checkpoint, out / "tiny.calibration.json", print)
-    assert [each.precision for each in found] == ["fp32", "int8"]
-    assert found[0].agreement == 1.0
-    assert all(each.p50_ms > 0 and each.num_items == 2 for each in found)
+
+def test_comparison_end_to_end(
+    calibrated: tuple[Path, Path], small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One item: no class need be right or wrong, nor any error known; the last line and the report are JSON anyhow."""
+    code = main(comparison(calibrated[0], tmp_path, small_set, "--budget-miou", "100", "--budget-alarm", "100"))
+    assert code == 0
+    said = capsys.readouterr().out
+
+    def refuse(value: str) -> None:
+        raise AssertionError(f"{value} is not JSON")
+
+    last = json.loads(said.strip().splitlines()[-1], parse_constant=refuse)
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert {key: value for key, value in report.items() if key != "alone"} == last
+    assert [each["precision"] for each in report["rows"]] == ["fp32", "int8"]
+    assert report["rows"][0]["agreement"] == 1.0
+    assert report["rows"][1]["miou_error"] is None, "one item has no spread"
+    assert all(each["p50_ms"] > 0 and each["num_items"] == 1 for each in report["rows"])
+    assert "int8 is within the budget (1 items" in said
+    assert read_calibration(tmp_path / "tiny.calibration.json").measured["verdict"] == "within"
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_leaves_the_old_set_and_no_litter(
+    calibrated: tuple[Path, Path], small_set: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """When it comes while engines are built: all files are there, and the comparison is to come."""
+    out, temporary = tmp_path / "out", tmp_path / "tmp"
+    shutil.copytree(calibrated[1], out)
+    temporary.mkdir()
+    before = snapshot(out)
+    words = [sys.executable, "-m", "calibrate", *comparison(calibrated[0], out, small_set)]
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "compiling" in line:
+                assert list(out.glob(".calibrate-*/*.calibration.json"))
+                assert list(temporary.iterdir())
+                process.send_signal(number)
+                break
+        process.stderr.read()
+        assert process.wait(60) == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert snapshot(out) == before
+    assert list(temporary.iterdir()) == []
+
+
+def write(out: Path, *names: str) -> None:
+    with workplace(out) as work:
+        for name in names:
+            if not name:
+                raise ModelError("half way")
+            (work / name).write_text("new")
+
+
+def test_a_failure_leaves_no_folder_behind(tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        write(tmp_path / "new", "report.json", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_calibration_is_the_last_file_to_change(tmp_path: Path) -> None:
+    """A folder stands where a file is to go: what cannot be replaced is met before the calibration changes."""
+    (tmp_path / "windows.json").mkdir()
+    (tmp_path / "a.calibration.json").write_text("old")
+    with pytest.raises(DiskError, match=r"windows\.json"):
+        write(tmp_path, "a.calibration.json", "windows.json")
+    assert {path.name for path in tmp_path.iterdir()} == {"windows.json", "a.calibration.json"}
+    assert (tmp_path / "a.calibration.json").read_text() == "old"
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "0.0", "-1.0"])
@@ -340,12 +432,48 @@ def test_a_calibration_of_other_weights_is_refused(calibrated: tuple[Path, Path]
 
 
 @pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("--num 0", "at least 1"),
+        ("--probes 0", "at least 1"),
+        ("--eval-num 0", "at least 1"),
+        ("--threads 0", "at least 1"),
+        ("--threads -3", "at least 1"),
+        ("--threads 9999999999", "at most 1024"),
+        ("--seed -1", "at least 0"),
+        ("--budget-miou nan", "at least 0"),
+        ("--budget-miou -1", "at least 0"),
+        ("--budget-alarm inf", "at most 100"),
+        ("--kind bogus", "choose from composed"),
+        ("--precisions fp64", "choose from fp32"),
+        ("--eval-data /nonexist", "/nonexist"),
+        ("--eval-split nosuch", "nosuch"),
+        ("--data no-such-data", "no-such-data"),
+        ("--split nosuch", "nosuch"),
+    ],
+)
+def test_bad_options_are_found_before_the_work(
+    words: str,
+    part: str,
+    calibrated: tuple[Path, Path],
+    small_set: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(calibrated[0]), "--data", str(small_set), "--out", str(out), *words.split()]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert part in said[-1]
+    assert not any("masks agree" in line for line in said)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("words", "part", "code"),
     [
         (["no-such", "--data", "x", "--out", "y"], "no-such", 2),
         (["--data", "x"], "CHECKPOINT", 2),
-        (["{model}", "--data", "no-such-data", "--out", "{out}"], "no-such-data", 2),
-        (["{model}", "--data", "{data}", "--out", "{out}", "--num", "0"], "at least 1", 2),
+        (["{model}", "--data", "{data}", "--out", ""], "--out is missing", 2),
         (["{model}", "--data", "{data}", "--out", "{model}/x"], "cannot be made", 5),
     ],
 )
