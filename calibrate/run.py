@@ -45,6 +45,7 @@ from rt_avsac.cli import Parser, guarded
 from rt_avsac.errors import DiskError, ModelError, UserError
 from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Calibration, Range, quantized
+from rt_avsac.record import HEAD
 from train.evaluate import KINDS, EvalSet, open_set
 from train.scores import plain
 
@@ -197,6 +198,8 @@ def run(args: argparse.Namespace) -> int:
     net, _ = load(checkpoint)
     backends = {}
     if not args.no_compare:
+        if not args.eval_data and (Path(args.data) / HEAD).is_file():
+            raise UserError("evaluation: a recording has no masks; add --eval-data DATA, or --no-compare")
         backends = backends_for([word for word in args.precisions.split(",") if word])
         if next(evaluation(args, net.settings.image_size, 1).items, None) is None:
             raise UserError(f"evaluation data {args.eval_data or args.data}: no items in split {args.eval_split!r}")
@@ -242,6 +245,8 @@ def run(args: argparse.Namespace) -> int:
             write_json(path, dataclasses.asdict(calibration))
         report = plain(report)
         write_json(work / "report.json", report)
+    for path in Path(args.out).glob(f"{checkpoint.stem}.int8.*") if args.no_export else ():
+        say(f"{path} is of an earlier calibration")
     print(json.dumps({key: value for key, value in report.items() if key != "alone"}, allow_nan=False))
     return 1 if over else 0
 
