@@ -141,7 +141,7 @@ def paired_errors(after: Sequence[tuple[float, ...]], before: Sequence[tuple[flo
     """Standard error of each column's mean difference; nan with less than two items."""
     if len(after) < 2:
         return np.full(len(after[0]), np.nan)
-    return np.asarray((np.array(after)).std(axis=0, ddof=1) / np.sqrt(len(after)))
+    return np.asarray((np.array(after) - np.array(before)).std(axis=0, ddof=1) / np.sqrt(len(after)))
 
 
 def row(

@@ -46,6 +46,7 @@ from rt_avsac.cli import Parser, guarded
 from rt_avsac.errors import DiskError, ModelError, UserError
 from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Calibration, Range, quantized
+from rt_avsac.record import HEAD
 from train.evaluate import KINDS, EvalSet, open_set
 from train.scores import plain
 
@@ -202,6 +203,8 @@ def run(args: argparse.Namespace) -> int:
     net, _ = load(checkpoint)
     backends = {}
     if not args.no_compare:
+        if not args.eval_data and (Path(args.data) / HEAD).is_file():
+            raise UserError("evaluation: a recording has no masks; add --eval-data DATA, or --no-compare")
         backends = backends_for([word for word in args.precisions.split(",") if word])
         if next(evaluation(args, net.settings.image_size, 1).items, None) is None:
             raise UserError(f"evaluation data {args.eval_data or args.data}: no items in split {args.eval_split!r}")
@@ -251,6 +254,8 @@ def run(args: argparse.Namespace) -> int:
             write_json(path, dataclasses.asdict(calibration))
         report = plain(report)
         write_json(work / "report.json", report)
+    for path in Path(args.out).glob(f"{checkpoint.stem}.int8.*") if args.no_export else ():
+        say(f"{path} is of an earlier calibration")
     print(json.dumps({key: value for key, value in report.items() if key != "alone"}, allow_nan=False))
     return 1 if over else 0
 
@@ -278,9 +283,7 @@ def parser() -> Parser:
     made.add_argument("--eval-split", default="val", help="[val]")
     made.add_argument("--eval-num", type=int, default=200, help="evaluation items [200]")
     made.add_argument("--kind", choices=KINDS, default="composed", help="what the evaluation data are [composed]")
-    made.add_argument(
-        "--precisions", default="fp16,bf16,signed", help="judged beside fp32 and int8; fp16, signed: slow"
-    )
+    made.add_argument("--precisions", default="fp16,bf16,signed", help="judged too; fp16 and signed: slow")
     made.add_argument("--budget-miou", type=float, default=1.0, help="points of mIoU that each may cost [1.0]")
     made.add_argument("--budget-alarm", type=float, default=1.0, help="points of false alarms it may add [1.0]")
     made.add_argument("--no-compare", action="store_true", help="leave the comparison out")
@@ -294,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def ended(number: int, frame: object) -> None:
         sys.exit(128 + number)  # through every `finally`: no temporary folder stays
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, ended)
     try:
         return guarded("python -m calibrate", argv, lambda words: run(parser().parse(words)))
     finally:

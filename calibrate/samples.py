@@ -8,7 +8,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -170,18 +169,19 @@ def verify(file: Path, data: str, say: Callable[[str], None]) -> bool:
         listed = json.loads(file.read_text("utf-8"))["sets"]
         choices = {use: Choice(**{name: table[name] for name in names}) for use, table in listed.items()}
         wanted = {use: [(row["id"], row["sha256"]) for row in table["windows"]] for use, table in listed.items()}
-        if not all(type(n) is int and n >= 0 for c in choices.values() for n in (c.num, c.seed, c.image_size - 1)):
-            raise ValueError("num, seed or image_size")
+        if not choices or not all(
+            type(n) is int and n >= 0 for c in choices.values() for n in (c.num, c.seed, c.image_size - 1)
+        ):
+            raise ValueError("no sets, or no numbers in them")
     except OSError as error:
         raise UserError(f"windows {file}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         kind = type(error).__name__
         raise UserError(f"windows {file}: not a windows.json of `python -m calibrate` ({kind}: {error})") from None
-    differ = 0
+    all_same = True
     for use, choice in choices.items():
         again = [(sample.id, sample.sha256) for sample in collect(data, choice)]
-        other = [pair for pair in zip_longest(wanted[use], again) if pair[0] != pair[1]]
-        first = f", the first {(other[0][0] or other[0][1])[0]}" if other else ""
-        say(f"{use}: {len(wanted[use]) - len(other)} of {len(wanted[use])} windows are as listed{first}")
-        differ += len(other)
-    return not differ
+        same = sum(one == other for one, other in zip(wanted[use], again, strict=False))
+        all_same &= same == len(wanted[use]) == len(again)
+        say(f"{use}: {same} of {len(wanted[use])} windows are as listed, {len(again)} were drawn")
+    return all_same

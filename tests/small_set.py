@@ -16,9 +16,11 @@ ROOT = Path(__file__).parent.parent
 SMALL = ("image_size=64", "small_size=0", "batch_size=2", "num_audios=2", "num_workers=0", "lr=1e-3", "warmup_steps=1")
 OFTEN = ("num_validation_scenes=2", "validate_every=100", "checkpoint_every=1", "num_threads=1")
 SHAPES = {"dog": ((220, 40, 40), 440.0), "cat": ((40, 220, 40), 1200.0), "piano": ((40, 40, 220), 3000.0)}
+SHAPES |= {name: ((30 * n, 90, 200), 300.0 * n) for n, name in enumerate(("car", "bird", "violin", "cow"), 1)}
+NAMES = ("dog", "cat", "piano")
 
 
-def make_small_set(folder: Path, per_class: int = 3, names: Sequence[str] = tuple(SHAPES)) -> Path:
+def make_small_set(folder: Path, per_class: int = 3, names: Sequence[str] = NAMES) -> Path:
     """`per_class` training and as many validation pictures and sounds of each class, and off-screen noise."""
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
