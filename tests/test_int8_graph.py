@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from rt_avsac import build as builders
 from rt_avsac import quantize
@@ -63,6 +65,20 @@ def test_one_graph_for_torch_openvino_and_the_exports(calibrated: tuple[Path, Pa
             ):
                 assert np.abs(got - asked).mean() < limit
                 assert np.corrcoef(got.ravel(), asked.ravel())[0, 1] > 0.9
+
+
+def test_signed_steps_leave_out_what_they_cost(calibration: Calibration) -> None:
+    assert any(measured.positive for measured in calibration.ranges.values())
+    costly, *others = calibration.ranges
+    signed = dataclasses.replace(calibration, signed_float_layers=[costly]).signed()
+    assert list(signed.ranges) == others
+    assert costly in signed.float_layers
+    assert not any(measured.positive for measured in signed.ranges.values())
+
+
+def test_int8_is_for_channels_by_fours() -> None:
+    kinds = [nn.Conv2d(3, 8, 3), nn.Conv2d(25, 8, 1), nn.Conv2d(6, 6, 3, groups=6), nn.Linear(6, 4), nn.Linear(8, 4)]
+    assert list(layers(nn.Sequential(*kinds, nn.ReLU()))) == ["2", "4"]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors add int8 products in 32 bits")
