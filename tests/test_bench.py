@@ -18,7 +18,7 @@ import torch
 from benchmarks import peers
 from rt_avsac import cli, machine
 from rt_avsac.bench_chart import draw
-from rt_avsac.bench_compare import block_medians, differences, moves, read_result
+from rt_avsac.bench_compare import block_medians, differences, moves, read_result, standard_error
 from rt_avsac.bench_load import BLOCK, Measured, Stream, demo_windows, single_stream, stretch, turn_of
 from rt_avsac.bench_soak import soak
 from rt_avsac.config import LiveSettings
@@ -91,6 +91,14 @@ def test_noise_is_not_a_move_but_a_change_is() -> None:
     stalls = np.where(np.arange(1000) % 250 < 42, 60, 0)
     (slower,) = p50_moves(*(result(middle + stalls + random.normal(0, 1, 1000)) for middle in (10, 12.5)))
     assert slower["fails"]
+
+
+def test_drift_is_noise_and_a_few_stalls_are_not() -> None:
+    blocks = (10 + np.random.default_rng(0).normal(0, 1, 32)).tolist()
+    mixed = standard_error({"blocks": blocks})
+    assert standard_error({"blocks": sorted(blocks)}) > 2 * mixed
+    assert standard_error({"blocks": [90.0, *blocks[1:30], 90.0, 90.0]}) < 2 * mixed
+    assert standard_error({"blocks": [], "noise": 3.0}) == 3.0
 
 
 def test_what_fails_and_what_is_only_told() -> None:
