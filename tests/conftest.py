@@ -43,7 +43,7 @@ def calibrated(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
     folder = tmp_path_factory.mktemp("calibrated")
     checkpoint = make_tiny(folder / "tiny.safetensors")
-    words = [str(checkpoint), "--data", str(small_set), "--out", str(folder / "out"), "--num", "6", "--probes", "1"]
+    words = [str(checkpoint), "--data", str(small_set), "--out", str(folder / "out"), "--num", "6", "--probes", "4"]
     assert main([*words, "--method", "minmax", "--smooth", "off", "--no-compare", "-v"]) == 0
     return checkpoint, folder / "out"
 
