@@ -310,10 +310,12 @@ def nobody_reads() -> bool:
 def program() -> NoReturn:
     """`main` as a program of its own, whose end waits for no thread that hangs in a camera's driver."""
     code = main()
-    if any(thread.name.endswith(" reading") for thread in threading.enumerate()):
-        sys.stdout.flush()
+    if code > 128 or any(thread.name.endswith(" reading") for thread in threading.enumerate()):
+        settle_output()
         sys.stderr.flush()
-        os._exit(code)  # such a thread may wake up inside the driver while the interpreter is taken down
+        # such a thread may wake up inside the driver while the interpreter is taken down, and libraries that were
+        # interrupted may wait for their own threads for ever
+        os._exit(code)
     sys.exit(code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import shutil
@@ -478,7 +479,6 @@ def test_a_cached_engine_that_does_not_load_is_built_once_more(
 def test_an_interrupted_compile_leaves_nothing_and_says_so(
     checkpoint: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """What it says comes through a pipe at once."""
     command = [sys.executable, "-m", "rt_avsac", "compile", str(checkpoint), "--backend", "openvino"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
@@ -496,6 +496,22 @@ def test_an_interrupted_compile_leaves_nothing_and_says_so(
     assert process.returncode == 128 + number
     assert error == f"rt-avsac: compile: ended by {number.name}; {tmp_path / 'b'} is as it was\n"
     assert os.listdir(tmp_path) == []
+
+
+def test_what_is_said_goes_through_a_pipe_at_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = io.BytesIO()
+    seen: list[bytes] = []
+
+    def look(request: Request, folder: Path, say: Any) -> Any:
+        seen.append(pipe.getvalue())
+        raise RuntimeError("enough")
+
+    monkeypatch.setitem(build.BUILDERS, "torch", look)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe))
+    assert cli.main(["compile", str(checkpoint), "--backend", "torch", "--out", str(tmp_path / "b")]) == 2
+    assert seen[0].startswith(b"compiling tiny.safetensors")
 
 
 def test_nobody_reads_what_compile_says(checkpoint: Path, tmp_path: Path) -> None:
