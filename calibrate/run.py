@@ -269,7 +269,7 @@ def parser() -> Parser:
         "--verify", metavar="FILE", help="draw the windows of this windows.json again; exit code 1 if other"
     )
     made.add_argument("--num", type=int, default=128, help="windows that set the ranges [128]")
-    made.add_argument("--probes", type=int, default=16, help="windows of the sweep over the layers [16]")
+    made.add_argument("--probes", type=int, default=32, help="windows of the sweep over the layers [32]")
     made.add_argument("--seed", type=int, default=0, help="which windows [0]")
     made.add_argument("--split", default="train", help="of --data [train]")
     made.add_argument(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibrate.samples import Sample
 from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Calibration, Range, folded, quantized
+from train.listening import ALARM_SHARE
 
 CUTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # so many of the worst layers are tried in floating point
 TOLERANCE = 0.005  # of mask IoU: a cut this close to the best one is as good, and leaves more in int8
@@ -40,11 +41,15 @@ def relative_error(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> flo
 
 
 def mask_iou(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    """Mean over the windows of the IoU of the masks at 0.5; two empty masks agree."""
+    """Mean over the windows of the IoU of the masks at 0.5; masks that raise no alarm, both together, agree.
+
+    Else a few pixels of one silent window outweigh what all layers do to the others.
+    """
     got_mask, wanted_mask = got >= 0.5, wanted >= 0.5
     both = (got_mask & wanted_mask).sum(axis=(1, 2))
     either = (got_mask | wanted_mask).sum(axis=(1, 2))
-    return float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())
+    is_heard = either > ALARM_SHARE * got[0].size
+    return float(np.where(is_heard, both / np.maximum(either, 1), 1.0).mean())
 
 
 def sweep(net: Avsac, ranges: dict[str, Range], samples: Sequence[Sample], say: Callable[[str], None]) -> Sweep:

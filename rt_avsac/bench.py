@@ -181,11 +181,10 @@ def main(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace, tell: Tell, say: Tell) -> int:
     """`tell`: the tables, `say`: what goes on."""
-    asked_soak = args.soak is not args.parser.get_default("soak")  # a 0 asked for is another object than the default
-    if asked_soak and not 0 < args.soak < float("inf"):
+    if args.soak is not None and not 0 < args.soak < float("inf"):
         raise UserError(f"bench --soak {args.soak}: not a time to run; give hours above 0")
-    if args.samples < 0:
-        raise UserError(f"bench --samples {args.samples}: asked less than nothing")
+    if args.samples is not None and args.samples < 1:
+        raise UserError(f"bench --samples {args.samples}: asked less than one window")
     engines = engines_of(args)
     if args.soak and args.engines and len(engines) > 1:
         raise UserError(f"bench --soak: asked one engine, got --engines {args.engines}")

@@ -208,11 +208,13 @@ def add_bench(parser: Parser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[auto]")
     parser.add_argument("--engines", metavar="B:P,…", default="", help="side by side, e.g. torch:fp32,openvino:int8")
     parser.add_argument("--num-threads", type=thread_count, default=1, help="of every engine, on the CPU [1]")
-    parser.add_argument("--quick", action="store_true", help="200 windows instead of 1,024")
-    parser.add_argument("--samples", type=int, default=0, metavar="N", help="so many windows of each engine")
+    parser.add_argument("--quick", action="store_true", help="200 windows and 0.5 s instead of 1,024 and 3 s")
+    parser.add_argument("--samples", type=int, metavar="N", help="so many windows of each engine")
     parser.add_argument("--out", metavar="DIR", default="", help="for the plot and the JSON line")
-    parser.add_argument("--compare", metavar="OLD.json", default="", help="what moved beyond noise")
-    parser.add_argument("--soak", metavar="HOURS", type=float, default=0.0, help="run so long, watch memory")
+    parser.add_argument(
+        "--compare", metavar="OLD.json", default="", help="what moved beyond noise; exit code 1 if worse"
+    )
+    parser.add_argument("--soak", metavar="HOURS", type=float, help="run so long, watch memory")
 
 
 # name: (module with main(args), arguments, what it does)

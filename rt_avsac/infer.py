@@ -155,9 +155,11 @@ def open_segmenter(settings: LiveSettings, progress: Callable[[str], None] | Non
     say = progress or (lambda text: None)
     path: Path = find(settings.model)
     if path.is_file():
-        from rt_avsac.compile import cached_bundle
+        from rt_avsac.compile import open_cached
 
-        path = cached_bundle(path, settings, say)
-    segmenter = Segmenter(open_engine(path, settings), settings)
+        engine = open_cached(path, settings, say)
+    else:
+        engine = open_engine(path, settings)
+    segmenter = Segmenter(engine, settings)
     segmenter.warm_up()
     return segmenter
