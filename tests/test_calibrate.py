@@ -167,6 +167,9 @@ def test_mask_iou_of_windows() -> None:
     b = a.copy()
     b[0, 0, :2] = a[0, 0, :1] = 1.0
     assert mask_iou(a, b) == pytest.approx((0.5 + 1.0) / 2)
+    silent, speck, spot = (np.zeros((1, 40, 40), np.float32) for _ in range(3))
+    speck[0, 0, :8] = spot[0, 0, :9] = 1.0
+    assert (mask_iou(speck, silent), mask_iou(spot, silent)) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "0.0", "-1.0"])

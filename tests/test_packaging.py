@@ -135,7 +135,9 @@ def test_what_is_imported_is_in_an_extra(folder: str, extras: tuple[str, ...]) -
         | OPTIONAL
     )
     modules |= {module for module, name in COMES_ALONG.items() if name in known}
-    modules |= {"rt_avsac", "train", "calibrate", "tests"} | {path.stem for path in (ROOT / folder).glob("*.py")}
+    modules |= {"rt_avsac", "train", "calibrate", "tests", "benchmarks"} | {
+        path.stem for path in (ROOT / folder).glob("*.py")
+    }
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
