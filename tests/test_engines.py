@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ from rt_avsac.build_gpu import (
 )
 from rt_avsac.compile import Request
 from rt_avsac.engines import BACKENDS, Outputs, PackingEngine, backend_module
-from rt_avsac.engines.tensorrt import OUTPUTS, PACKED
+from rt_avsac.engines.tensorrt import OUTPUTS, PACKED, TensorRtEngine
 from rt_avsac.errors import ModelError
 from rt_avsac.export import exported, write_pt2
 from rt_avsac.half import spelled_out
@@ -163,6 +164,36 @@ def test_a_dla_is_used_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> 
         dla_core(trt, orin, "int8")
     with pytest.raises(ModelError, match=r"TensorRT 11\.0"):
         dla_core(SimpleNamespace(BuilderFlag=eleven, __version__="11.0"), orin, "fp16")
+
+
+class NoCapture:
+    """CUDA's runtime and an execution context, of an engine that refuses to run while it is captured."""
+
+    capturing, runs = False, 0
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def cudaStreamBeginCapture(self, *_: object) -> tuple[int]:
+        self.capturing = True
+        return (0,)
+
+    def cudaStreamEndCapture(self, *_: object) -> tuple[int, None]:
+        self.capturing = False
+        return 901, None
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.runs += not self.capturing
+        return not self.capturing
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: (0,)
+
+
+def test_an_engine_that_cannot_be_captured_runs_all_the_same() -> None:
+    engine, cuda = TensorRtEngine.__new__(TensorRtEngine), NoCapture()
+    engine._cudart, engine._stream, engine._graphs, engine._buffers = cuda, 0, {}, {}
+    for runs in (4, 5):  # three to warm up
+        engine._launch([cuda], (), ())
+        assert (cuda.runs, cuda.capturing) == (runs, False)
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")
