@@ -103,7 +103,7 @@ def test_what_is_written(calibrated: tuple[Path, Path], calibration: Calibration
     assert calibration.checkpoint_sha256 == checkpoints.sha256(checkpoint)
     assert len(calibration.windows) == 6
     assert not set(calibration.float_layers) & set(calibration.ranges)
-    assert len(calibration.ranges) + len(calibration.float_layers) == 110
+    assert len(calibration.ranges) + len(calibration.float_layers) == 107
     assert len(calibration.float_layers) <= CUTS[-1]
     report = json.loads((out / "report.json").read_text())
     assert report["float_layers"] == calibration.float_layers

@@ -107,7 +107,7 @@ def test_windows_are_drawn_again_and_compared(
     sets = json.loads(written)["sets"]
     assert {use: (len(each["windows"]), each["num"], each["seed"]) for use, each in sets.items()} == {
         "ranges": (6, 6, 0),
-        "probes": (1, 1, 1),
+        "probes": (4, 4, 1),
     }
     path.write_text(written)
     words = ["--verify", str(path), "--data", str(small_set)]
