@@ -15,7 +15,7 @@ from rt_avsac.quantize import Calibration, Range, folded, quantized
 from train.listening import ALARM_SHARE
 
 CUTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # so many of the worst layers are tried in floating point
-TOLERANCE = 0.005  # of mask IoU: a cut this close to the best one is as good, and leaves more in int8
+TOLERANCE = 0.002  # of mask IoU: a cut this close to the best one is as good, and leaves more in int8
 
 
 @dataclass(frozen=True)

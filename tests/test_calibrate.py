@@ -158,7 +158,7 @@ def test_the_error_of_a_difference_is_paired() -> None:
 
 
 def test_the_fewest_layers_that_are_good_enough_are_left_out() -> None:
-    assert choose_cut({0: 0.90, 1: 0.95, 2: 0.97, 4: 0.972, 8: 0.974}) == 2
+    assert choose_cut({0: 0.90, 1: 0.95, 2: 0.97, 4: 0.972, 8: 0.974}) == 4
     assert choose_cut({0: 0.99, 1: 0.99}) == 0
 
 
