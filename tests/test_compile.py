@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -18,9 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt_avsac import build, bundle, cli, cuda_home
-from rt_avsac import compile as compile_module
-from rt_avsac.compile import Request, cached_bundle, choose_backend, ended_by_signals, open_cached, ticking
+from rt_avsac import build, bundle, cli
+from rt_avsac.compile import Request, cached_bundle, open_cached, ticking
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import CPU_BACKENDS, open_engine
@@ -385,71 +382,6 @@ def test_a_long_build_says_how_long_it_has_been() -> None:
     assert not any(thread.name == "ticking" for thread in threading.enumerate())
 
 
-def test_backend_choice() -> None:
-    assert choose_backend("cpu", "auto") == "openvino"
-    assert choose_backend("auto", "torch") == "torch"
-    with pytest.raises(ModelError, match="needs a GPU"):
-        choose_backend("cpu", "tensorrt")
-
-
-@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")
-@pytest.mark.parametrize(
-    ("device", "backend"), [("cuda", "auto"), ("cuda", "torch"), ("auto", "cuda"), ("auto", "tensorrt")]
-)
-def test_a_gpu_that_is_not_there(device: str, backend: str) -> None:
-    with pytest.raises(ModelError, match="use --backend openvino or torch, with --device cpu"):
-        choose_backend(device, backend)
-
-
-@pytest.mark.parametrize(
-    ("device", "has", "chosen"),
-    [
-        ("auto", {"tensorrt", "cuda", "compilers"}, "tensorrt"),
-        ("auto", {"tensorrt"}, "tensorrt"),  # a Jetson with a torch for CPUs, or none
-        ("auto", {"cuda", "compilers"}, "cuda"),
-        ("auto", {"cuda"}, "openvino"),
-        ("auto", set(), "openvino"),
-        ("cuda", {"tensorrt"}, "tensorrt"),
-        ("cuda", {"cuda"}, "cuda"),
-        ("cpu", {"tensorrt", "cuda", "compilers"}, "openvino"),
-    ],
-)
-def test_auto_on_a_machine_with_a_gpu(
-    device: str, has: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def check_compilers() -> None:
-        if "compilers" not in has:
-            raise ModelError("no g++")
-
-    monkeypatch.setattr(compile_module, "GPU_SIGNS", (str(tmp_path),))
-    monkeypatch.setattr(compile_module, "has_tensorrt", lambda: "tensorrt" in has)
-    monkeypatch.setattr(compile_module, "has_cuda", lambda: "cuda" in has)
-    monkeypatch.setattr(cuda_home, "check_compilers", check_compilers)
-    monkeypatch.setattr(cuda_home, "cuda_home", lambda: tmp_path)
-    said: list[str] = []
-    assert choose_backend(device, "auto", said.append) == chosen
-    assert said == (["the GPU is left out: no g++"] if has == {"cuda"} and device == "auto" else [])
-
-
-def test_without_torch_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert not compile_module.has_cuda()
-
-
-def test_what_a_processor_lacks_is_refused_before_anything_is_said(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from rt_avsac.engines import openvino as engine
-
-    monkeypatch.setattr(engine, "capabilities", lambda core: ["INT8"])
-    said: list[str] = []
-    with pytest.raises(ModelError, match="this processor computes INT8; use fp32 or int8"):
-        cached_bundle(checkpoint, LiveSettings(backend="openvino", precision="bf16"), said.append)
-    assert said == []
-    with pytest.raises(ModelError, match="asked of backend cuda"):
-        compile_module.check_precision("cuda", "int8")
-
-
 def test_a_cached_engine_that_does_not_load_is_built_once_more(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,88 +405,6 @@ def test_a_cached_engine_that_does_not_load_is_built_once_more(
     with pytest.raises(ModelError):  # one that was built just now is not built again
         open_cached(checkpoint, settings, lambda text: (said.append(text), damage(text)))  # type: ignore[func-returns-value]
     assert sum(text.startswith("compiling tiny") for text in said) == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_an_interrupted_compile_leaves_nothing_and_says_so(
-    checkpoint: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    command = [sys.executable, "-m", "rt_avsac", "compile", str(checkpoint), "--backend", "openvino"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    with subprocess.Popen(
-        [*command, "--out", str(tmp_path / "b")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # it may be ignored where the tests run
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("compiling tiny")
-        assert len(os.listdir(tmp_path)) == 1
-        process.send_signal(number)
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert error == f"rt-avsac: compile: ended by {number.name}; {tmp_path / 'b'} is as it was\n"
-    assert os.listdir(tmp_path) == []
-
-
-def test_what_is_said_goes_through_a_pipe_at_once(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipe = io.BytesIO()
-    seen: list[bytes] = []
-
-    def look(request: Request, folder: Path, say: Any) -> Any:
-        seen.append(pipe.getvalue())
-        raise RuntimeError("enough")
-
-    monkeypatch.setitem(build.BUILDERS, "torch", look)
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe))
-    assert cli.main(["compile", str(checkpoint), "--backend", "torch", "--out", str(tmp_path / "b")]) == 2
-    assert seen[0].startswith(b"compiling tiny.safetensors")
-
-
-def test_nobody_reads_what_compile_says(checkpoint: Path, tmp_path: Path) -> None:
-    """As with `| head -1`: it ends quietly, and leaves nothing."""
-    command = [sys.executable, "-m", "rt_avsac", "compile", str(checkpoint), "--backend", "openvino"]
-    command += ["--out", str(tmp_path / "b")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait() == 128 + signal.SIGPIPE
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_hangup_that_is_ignored_stays_so() -> None:
-    """As under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with ended_by_signals() as came:
-            signal.raise_signal(signal.SIGHUP)
-        assert came == []
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_quiet_says_nothing(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["compile", str(checkpoint), "--backend", "torch", "--out", str(tmp_path / "b"), "-q"]) == 0
-    assert capsys.readouterr() == ("", "")
-
-
-def test_what_is_no_place_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    code = (
-        "import sys; from rt_avsac import cli; "
-        "print(cli.main(['compile', 'avsac-edge', '--out', sys.argv[1]]), {'torch', 'openvino'} & set(sys.modules))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "2 set()\n"
-    assert "is a file" in done.stderr
 
 
 def test_auto_takes_int8_only_with_an_approved_calibration_of_this_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
