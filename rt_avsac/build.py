@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -82,6 +81,7 @@ def for_torch(request: Request, folder: Path, say: Progress) -> Built:
 def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     """An OpenVINO model; "auto": bf16 or fp32, whichever is faster here, and int8 where there is no bf16 and its masks,
     too, are those of fp32 on this processor."""
+    from rt_avsac.convert import convert
     from rt_avsac.engines.openvino import (
         ENGINE,
         HINTS,
@@ -111,8 +111,8 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     overflows = calibration is not None and saturates(core)
     probe = windows(net.settings.image_size, NUM_AUDIO_SAMPLES, count=1)[0]
     probes = demo_windows(net.settings.image_size, NUM_AUDIO_SAMPLES)
-    # what is not int8 runs in one of these; bf16 only where the processor has it, and only if it is faster
-    hints = [HINTS[precision]] if precision in HINTS else [HINTS[kind] for kind in computed_in(able)]
+    # what is not int8 runs in one of these; the first of bf16 and fp16 that the processor has, if it is faster
+    hints = [HINTS[precision]] if precision in HINTS else [HINTS[kind] for kind in computed_in(able)[:2]]
     for tried in (calibration, None) if calibration is not None and precision == "auto" else (calibration,):
         say("converting the network")
         model = convert(net, tried, overflows)
@@ -153,35 +153,6 @@ def num_outputs(net: Avsac) -> int:
         return len(Deployed(net).eval()(torch.from_numpy(image), torch.from_numpy(audio)))
 
 
-def convert(net: Avsac, calibration: Calibration | None, overflows: bool = False) -> Any:
-    """An openvino.Model of the deployed network with static shapes, Q/DQ inside when calibrated.
-
-    `overflows`: for a processor whose int8 sums do.
-    """
-    import warnings
-
-    import torch
-
-    from rt_avsac.engines.openvino import import_openvino
-    from rt_avsac.model.avsac import Deployed
-
-    ov = import_openvino()
-    if calibration is None:
-        deployed: Any = Deployed(copy.deepcopy(net)).eval().requires_grad_(False)
-    else:
-        from rt_avsac.quantize import quantized
-
-        deployed = quantized(net, calibration, overflows)
-    size = net.settings.image_size
-    example = (torch.zeros(1, size, size, 3, dtype=torch.uint8), torch.zeros(1, NUM_AUDIO_SAMPLES))
-    shapes = [([1, size, size, 3], ov.Type.u8), ([1, NUM_AUDIO_SAMPLES], ov.Type.f32)]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's remarks on constant shapes
-        # a function is traced, and read by OpenVINO, in less time than a tree of modules
-        traced = torch.jit.trace(lambda image, audio: deployed(image, audio), example, check_trace=False)
-        return ov.convert_model(traced, input=shapes, extension=qdq_extension())
-
-
 def gaining(net: Avsac, calibration: Calibration) -> Calibration:
     """Without the layers that OpenVINO computes no faster in int8; they stay in floating point, and exact.
 
@@ -198,30 +169,6 @@ def gaining(net: Avsac, calibration: Calibration) -> Calibration:
     found = layers(net)
     slow = {name for name in calibration.ranges if name in found and not gains(found[name])}
     return replace(calibration, ranges={name: kept for name, kept in calibration.ranges.items() if name not in slow})
-
-
-def qdq_extension() -> Any:
-    """How OpenVINO reads `rt_avsac::qdq`: as a FakeQuantize, from which it makes its own int8 kernels."""
-    from openvino import opset13 as ops
-    from openvino.frontend.pytorch import ConversionExtension
-
-    from rt_avsac.quantize import LEVELS
-
-    def translate(node: Any) -> list[Any]:
-        axis, positive = int(node.get_values_from_const_input(2)), bool(node.get_values_from_const_input(3))
-        x = node.get_input(0)
-        scale = np.asarray(node.get_values_from_const_input(1), np.float32)
-        if axis >= 0:
-            rank = x.get_partial_shape().rank.get_length()
-            scale = scale.reshape([-1 if index == axis else 1 for index in range(rank)])
-            steps = -LEVELS, LEVELS
-        else:  # all 256 steps: with 255, OpenVINO's zero point falls between two of them, an error of half a step
-            scale = scale.reshape(()) * np.float32(0.5 if positive else 1.0)
-            steps = (0, 2 * LEVELS + 1) if positive else (-LEVELS - 1, LEVELS)
-        low, high, levels = scale * steps[0], scale * steps[1], steps[1] - steps[0] + 1
-        return ops.fake_quantize(x, low, high, low, high, levels).outputs()
-
-    return ConversionExtension("rt_avsac::qdq", translate)
 
 
 def infer_function(compiled: Any) -> Callable[[Any, Any], list[np.ndarray]]:

@@ -22,6 +22,7 @@ from rt_avsac.build_gpu import graph_for_tensorrt
 from rt_avsac.compile import Request, find_calibration
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
+from rt_avsac.convert import convert
 from rt_avsac.engines import open_engine
 from rt_avsac.engines.tensorrt import PACKED
 from rt_avsac.model import checkpoint as checkpoints
@@ -47,7 +48,7 @@ def test_one_graph_for_torch_openvino_and_the_exports(calibrated: tuple[Path, Pa
     from_onnx = core.compile_model(str(out / "tiny.int8.onnx"), "CPU", fp32)
     fewer = builders.gaining(net, calibration)
     assert len(fewer.ranges) == manifest.calibration["int8_layers"] < len(calibration.ranges)
-    partly, converted = quantized(net, fewer), core.compile_model(builders.convert(net, fewer), "CPU", fp32)
+    partly, converted = quantized(net, fewer), core.compile_model(convert(net, fewer), "CPU", fp32)
     with open_engine(bundle, LiveSettings()) as engine:
         for image, audio in windows(64, 15_600, count=2, seed=3):
             inputs = (torch.from_numpy(image), torch.from_numpy(audio))

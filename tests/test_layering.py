@@ -36,7 +36,7 @@ LOADS: dict[str, set[str]] = {
     "bench_load": {"zmq"},
 }
 # these load torch, which brings what it likes; seen together in one process, because each alone takes seconds
-TORCH = {"model", "build", "quantize", "probe", "export", "half"}
+TORCH = {"model", "build", "convert", "quantize", "probe", "export", "half"}
 # what these never load, also not inside a function
 NEVER: dict[str, set[str]] = {
     "": OURS,
