@@ -40,7 +40,7 @@ from calibrate.compare import (
 from calibrate.modelopt_ranges import by_modelopt, import_modelopt
 from calibrate.ranges import Method, observe, ranges_of
 from calibrate.samples import Choice, Sample, collect, digest, listing, verify
-from calibrate.sensitivity import Sweep, mask_iou, sounding, sweep
+from calibrate.sensitivity import Sweep, cheapest, mask_iou, sounding, sweep
 from rt_avsac.bundle import read
 from rt_avsac.cli import Parser, guarded
 from rt_avsac.errors import DiskError, ModelError, UserError
@@ -70,11 +70,14 @@ LIMITS = {
 def choose_ranges(
     net: Avsac, samples: Sequence[Sample], probes: Sequence[Sample], asked: str, smooth: str, say: Say
 ) -> tuple[str, dict[str, Range], dict[str, float]]:
-    """The method asked for; "auto" tries all and keeps the one whose masks agree best with fp32 on `probes`."""
+    """The method asked for; "auto" tries all and keeps the cheapest whose masks agree with fp32's as well as any do.
+
+    SmoothQuant's divisors cost time where the engine runs.
+    """
     observers = observe(net, samples, say)
     wanted = sounding(Deployed(net).eval(), probes)
     tried: dict[str, float] = {}
-    best: tuple[str, dict[str, Range]] = ("", {})
+    found: dict[str, dict[str, Range]] = {}
     for method in METHODS if asked == "auto" else (asked,):
         for smoothed in (False, True) if smooth == "auto" else (smooth == "on",):
             if method == MODELOPT:
@@ -84,9 +87,9 @@ def choose_ranges(
             name = f"{method}+smooth" if smoothed else str(method)
             tried[name] = mask_iou(sounding(quantized(net, Calibration("", "", ranges, [])), probes), wanted)
             say(f"{name}: masks agree {tried[name]:.4f} with every layer in int8")
-            if tried[name] >= max(tried.values()):
-                best = (name, ranges)
-    return *best, tried
+            found[name] = ranges
+    chosen = cheapest(tried)
+    return chosen, found[chosen], tried
 
 
 def calibrated(args: argparse.Namespace, checkpoint: Path, net: Avsac, say: Say) -> tuple[Calibration, Sweep, Windows]:

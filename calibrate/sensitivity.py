@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from rt_avsac.quantize import Calibration, Range, folded, quantized
 from train.listening import ALARM_SHARE
 
 CUTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # so many of the worst layers are tried in floating point
-TOLERANCE = 0.002  # of mask IoU: a cut this close to the best one is as good, and leaves more in int8
+TOLERANCE = 0.002  # of mask IoU: what comes this close to the best is as good
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ def sweep(net: Avsac, ranges: dict[str, Range], samples: Sequence[Sample], say: 
             break
         cuts[count] = mask_iou(rounded(set(worst[count:])), wanted)
         say(f"{count} worst layers in floating point: masks agree {cuts[count]:.4f}")
-    chosen = choose_cut(cuts)
+    chosen = cheapest(cuts)
     return Sweep(alone, cuts, worst[:chosen])
 
 
-def choose_cut(cuts: dict[int, float]) -> int:
-    """The fewest layers left out that come within TOLERANCE of the best agreement."""
-    return min(count for count, agreement in cuts.items() if agreement >= max(cuts.values()) - TOLERANCE)
+def cheapest(agreement: dict[Key, float]) -> Key:
+    """The first that agrees as well as any, within TOLERANCE; of what is tried, the cheapest comes first."""
+    return next(key for key, value in agreement.items() if value >= max(agreement.values()) - TOLERANCE)

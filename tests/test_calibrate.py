@@ -15,7 +15,7 @@ from calibrate.compare import Budget, Row, over_budget, paired_errors, verdict
 from calibrate.modelopt_ranges import by_modelopt, import_modelopt
 from calibrate.ranges import Observer, entropy_limit, observe, ranges_of, smoothing
 from calibrate.samples import Choice, collect
-from calibrate.sensitivity import CUTS, choose_cut, mask_iou
+from calibrate.sensitivity import CUTS, cheapest, mask_iou
 from rt_avsac import quantize
 from rt_avsac.compile import Request
 from rt_avsac.compile import build as build_bundle
@@ -157,9 +157,9 @@ def test_the_error_of_a_difference_is_paired() -> None:
     assert np.isnan(paired_errors(before[:1], before[:1])).all()
 
 
-def test_the_fewest_layers_that_are_good_enough_are_left_out() -> None:
-    assert choose_cut({0: 0.90, 1: 0.95, 2: 0.97, 4: 0.972, 8: 0.974}) == 4
-    assert choose_cut({0: 0.99, 1: 0.99}) == 0
+def test_the_cheapest_that_is_good_enough_is_taken() -> None:
+    assert cheapest({0: 0.90, 1: 0.95, 2: 0.97, 4: 0.972, 8: 0.974}) == 4
+    assert cheapest({"percentile": 0.9801, "percentile+smooth": 0.9802, "entropy": 0.97}) == "percentile"
 
 
 def test_mask_iou_of_windows() -> None:
