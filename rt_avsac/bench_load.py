@@ -1,7 +1,8 @@
 """The loads of the bench: single-stream (a window when the last is received) and the demo at its camera's rate.
 
 Stages: capture (stamp to taken), wait (for its sound), pre, infer, post, pack (message to bytes on the socket), receive
-(publish stamp to decoded at the robot; pack is in it), total.
+(publish stamp to decoded at the robot; pack is in it), total. Windows in which the network has nothing to do are in no
+figure.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Say = Callable[[str], None]
 WARM_UP_NS = 200_000_000
 WARM_UP_RUNS = 30
 BLOCK = 16  # windows of one engine before the next has its turn, at least: drift hits all alike
-SETTLE = 10  # messages left out at the beginning of each stretch at the camera's rate
+SETTLE = 10  # windows with sound left out at the beginning of each stretch at the camera's rate
 ROUNDS = 4
 RECEIVE_S = 10.0
 
@@ -44,10 +45,10 @@ class Measured:
 
     engine: dict[str, str] = field(default_factory=dict)  # backend, precision, device: what "auto" came to
     stages: dict[str, Series] = field(default_factory=lambda: defaultdict(Series))
-    num: int = 0  # windows in `seconds`, those that no stage counts (silent, settling) too
+    num: int = 0  # windows in `seconds`
     seconds: float = 0.0
-    memory_mb: float = 0.0  # resident, grown while it was opened and had its first window
-    drops: int = 0  # frames
+    process_mb: float = 0.0  # resident, of a process that opened it alone
+    drops: int = 0  # frames whose mask did not reach the robot
 
     @property
     def throughput(self) -> float:
@@ -158,7 +159,7 @@ def camera_rate(engines: dict[str, LiveSettings], num: int, fps: float, say: Say
     for number in range(ROUNDS):
         for name, settings in engines.items():
             say(f"camera's rate: {name}, stretch {number + 1} of {ROUNDS}")
-            stretch(found[name], settings, silent_s() + num / ROUNDS / fps + SETTLE / fps)
+            stretch(found[name], settings, silent_s() + (num / ROUNDS + 2 * SETTLE) / fps)
     return found
 
 
@@ -178,17 +179,18 @@ def stretch(measured: Measured, settings: LiveSettings, seconds: float) -> None:
 
     sent: dict[int, tuple[MaskMessage, int]] = {}
     received: dict[int, int] = {}
-    stop = Stop()
     done = threading.Event()
     with tempfile.TemporaryDirectory(prefix="rt-avsac-") as folder:
         bind = f"ipc://{Path(folder) / 'bench'}"
         settings = replace(settings, camera="demo", mic="auto", bind=bind, duration_s=seconds, realtime=True)
 
         def listen(subscriber: MaskSubscriber) -> None:
-            while not done.is_set():
+            while True:  # the last message may come when the run is over
                 try:
                     message = subscriber.recv(0.2)
                 except TimeoutError:
+                    if done.is_set():
+                        return
                     continue
                 received[message.seq] = time.monotonic_ns()
 
@@ -196,27 +198,40 @@ def stretch(measured: Measured, settings: LiveSettings, seconds: float) -> None:
             listener = threading.Thread(target=listen, args=(subscriber,), daemon=True)
             listener.start()
             try:
-                summary = run(
+                run(
                     settings,
-                    stop=stop,
+                    stop=Stop(),
                     on_message=lambda message: sent.update({message.seq: (message, time.monotonic_ns())}),
                 )
             finally:
                 done.set()
                 listener.join()
-    if sent:  # by the camera's clock: the first mask is late, and what follows it would seem faster than the camera
-        stamps = [message.t.video_ns for message, _ in sent.values()]
-        measured.seconds += (max(stamps) - min(stamps)) / 1e9
-        measured.num += len(stamps) - 1  # from the first to the last
-    # the first second's windows are short of sound (window_gap): they are published all the same
-    measured.drops += sum(number for reason, number in summary.drops.items() if not reason.startswith("window_"))
+    count(measured, sent, received)
+
+
+def count(measured: Measured, sent: dict[int, tuple[MaskMessage, int]], received: dict[int, int]) -> None:
+    """What a stretch adds: only windows with sound, once it has settled; what a slow engine does in silence is no speed.
+
+    A rate is by the camera's clock (the first mask is late, and what follows it would seem faster than the camera);
+    frames are dropped where the next mask's frame is not the next one, or its message did not come.
+    """
+    loud, before = 0, None
     for seq, (message, sent_ns) in sent.items():
-        if seq < SETTLE or message.audio.silent:
+        loud += not message.audio.silent
+        if message.audio.silent or loud <= SETTLE:
+            before = None
             continue
         index, publish_ns = message.image.frame_index, message.t.publish_ns
+        if before is not None:
+            measured.num += 1
+            measured.seconds += (message.t.video_ns - before.t.video_ns) / 1e9
+            measured.drops += index - before.image.frame_index - 1
+        before = message
         for stage in ("capture", "wait", "pre", "infer", "post"):
             measured.stages[stage].add(round(message.latency_ms[stage] * 1e6), index)
         measured.stages["pack"].add(sent_ns - publish_ns, index)
         if seq in received:
             measured.stages["receive"].add(received[seq] - publish_ns, index)
             measured.stages["total"].add(received[seq] - message.t.video_ns, index)
+        else:
+            measured.drops += 1
