@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rt_avsac import machine
 from rt_avsac.client import MaskSubscriber
 from rt_avsac.compose import Composer
 from rt_avsac.config import LiveSettings
@@ -30,7 +29,7 @@ from rt_avsac.publish import Publisher
 Say = Callable[[str], None]
 WARM_UP_NS = 200_000_000
 WARM_UP_RUNS = 30
-BLOCK = 16  # windows of one engine before the next has its turn, at least: drift hits all alike
+BLOCK = 16  # windows of one engine before the next has its turn, at least
 SETTLE = 10  # windows with sound left out at the beginning of each stretch at the camera's rate
 ROUNDS = 4
 RECEIVE_S = 10.0
@@ -111,31 +110,42 @@ class Stream:
 
 
 def single_stream(
-    engines: dict[str, LiveSettings], num: int, min_s: float, windows: list[Window], say: Say
+    engines: dict[str, LiveSettings],
+    num: int,
+    min_s: float,
+    windows: list[Window],
+    say: Say,
+    found: dict[str, Measured] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, Measured]:
-    """Each engine at least `num` windows and `min_s` seconds, in turns, after a warm-up; no silent windows."""
+    """Each engine at least `num` windows and `min_s` seconds, in turns, after a warm-up; no silent windows.
+
+    `found` has what was measured whenever it ends; `between` is called after every round of turns, untimed.
+    """
+    found = {} if found is None else found
     quiet = next(iter(engines.values())).silence_dbfs  # below it no network runs
     loud = [window for window in windows if rms_dbfs(window.audio) >= quiet] or windows
     with ExitStack() as stack:
         streams = {}
         for name, settings in engines.items():
-            before = machine.memory_mb().get("resident", 0.0)
             segmenter = stack.enter_context(open_segmenter(settings, say))
             streams[name] = Stream(segmenter, settings, stack)
-            streams[name].query(loud[0], measure=False)
-            streams[name].measured.memory_mb = round(machine.memory_mb().get("resident", 0.0) - before, 1)
         turns = {stream: turn_of(warm_up(stream, loud), num, min_s) for stream in streams.values()}
+        found |= {name: stream.measured for name, stream in streams.items()}
         number = 0
         while left := [each for each in turns if each.measured.num < num or each.measured.seconds < min_s]:
-            for stream in left:
+            for stream in left[:: -1 if number % 2 else 1]:  # to and fro: a steady drift hits all alike
                 done = stream.measured.num
                 turn = turns[stream] if done >= num else min(turns[stream], num - done)
+                if len(left) > 1:  # the other engines left nothing in the processor's caches
+                    stream.query(loud[done % len(loud)], measure=False)
                 for index in range(done, done + turn):
                     stream.query(loud[index % len(loud)], measure=True)
+            between()
             number += 1
             if number % 16 == 0:
                 say(f"single stream: {min(stream.measured.num for stream in turns)} windows of at least {num}")
-        return {name: stream.measured for name, stream in streams.items()}
+        return found
 
 
 def warm_up(stream: Stream, windows: list[Window]) -> int:
@@ -153,13 +163,18 @@ def turn_of(query_ns: int, num: int, min_s: float) -> int:
     return max(BLOCK, math.ceil(min_s * 1e9 / query_ns / turns))
 
 
-def camera_rate(engines: dict[str, LiveSettings], num: int, fps: float, say: Say) -> dict[str, Measured]:
-    """The whole pipeline on the demo in real time, `num` frames an engine in ROUNDS stretches, engines in turn."""
-    found = {name: Measured() for name in engines}
+def camera_rate(
+    engines: dict[str, LiveSettings], num: int, fps: float, say: Say, found: dict[str, Measured] | None = None
+) -> dict[str, Measured]:
+    """The whole pipeline on the demo in real time, `num` frames an engine in ROUNDS stretches, engines in turn.
+
+    `found` has what was measured whenever it ends.
+    """
+    found = {} if found is None else found
     for number in range(ROUNDS):
-        for name, settings in engines.items():
+        for name in list(engines)[:: -1 if number % 2 else 1]:
             say(f"camera's rate: {name}, stretch {number + 1} of {ROUNDS}")
-            stretch(found[name], settings, silent_s() + (num / ROUNDS + 2 * SETTLE) / fps)
+            stretch(found.setdefault(name, Measured()), engines[name], silent_s() + (num / ROUNDS + 2 * SETTLE) / fps)
     return found
 
 
@@ -210,7 +225,7 @@ def stretch(measured: Measured, settings: LiveSettings, seconds: float) -> None:
 
 
 def count(measured: Measured, sent: dict[int, tuple[MaskMessage, int]], received: dict[int, int]) -> None:
-    """What a stretch adds: only windows with sound, once it has settled; what a slow engine does in silence is no speed.
+    """What a stretch adds: windows with sound, once it has settled; what a slow engine does in silence is no speed.
 
     A rate is by the camera's clock (the first mask is late, and what follows it would seem faster than the camera);
     frames are dropped where the next mask's frame is not the next one, or its message did not come.

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rt_avsac import bench_load
-from rt_avsac.bench_load import SETTLE, Measured, count
+from rt_avsac.bench_load import SETTLE, Measured, count, single_stream
 from rt_avsac.config import LiveSettings
-from rt_avsac.engines import Outputs
-from rt_avsac.flow import Frame, Prediction, Window
+from rt_avsac.flow import Frame, Window
 from rt_avsac.infer import Segmenter
 from rt_avsac.messages import MaskMessage
+from tests.test_infer import FakeEngine
 
 FRAME_NS = 33_000_000
 
 
-def messages(frames: list[int], silent: set[int] = frozenset()) -> dict[int, tuple[MaskMessage, int]]:  # type: ignore[assignment]
+def messages(frames: list[int], silent: Iterable[int] = ()) -> dict[int, tuple[MaskMessage, int]]:
     """What a run sends of these frames of a camera, and when: a mask 10 ms after its frame."""
     found = {}
     for seq, index in enumerate(frames):
@@ -42,7 +41,7 @@ def arrivals(sent: dict[int, tuple[MaskMessage, int]]) -> dict[int, int]:
 
 
 def test_a_slow_engine_is_not_faster_for_a_silent_second() -> None:
-    """Every frame while nothing sounds, then every fourth: a quarter of the camera's rate, three frames lost of four."""
+    """Every frame while nothing sounds, then every fourth: a quarter of the rate, three frames lost of four."""
     loud = list(range(30, 30 + 4 * (SETTLE + 21), 4))
     sent = messages([*range(30), *loud], silent=set(range(30)))
     measured = Measured()
@@ -68,3 +67,99 @@ def test_a_message_that_does_not_arrive_is_dropped() -> None:
     assert measured.drops == 2
     assert len(measured.stages["infer"].values_ns) == 40 - SETTLE
     assert len(measured.stages["total"].values_ns) == 40 - SETTLE - 2
+
+
+@pytest.fixture
+def spend_ms(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets time pass that nobody has to wait for."""
+    clock, passed_ns = time.monotonic_ns, [0]
+    monkeypatch.setattr("time.monotonic_ns", lambda: clock() + passed_ns[0])
+
+    def spend(milliseconds: float) -> None:
+        passed_ns[0] += round(milliseconds * 1e6)
+
+    return spend
+
+
+def measured(
+    monkeypatch: pytest.MonkeyPatch, engines: dict[str, Callable[[int], None]], num: int, num_windows: int = 70
+) -> dict[str, Measured]:
+    """The single stream of made-up engines, which get the number of their run."""
+
+    def opened(settings: LiveSettings, progress: object) -> Segmenter:
+        engine, number = FakeEngine(), iter(range(10**6))
+        run, work = engine.run, engines[settings.source]
+        monkeypatch.setattr(engine, "run", lambda *window: work(next(number)) or run(*window))
+        return Segmenter(engine, settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bench_load, "open_segmenter", opened)
+    image, audio = np.zeros((12, 16, 3), np.uint8), np.ones(100, np.float32)
+    windows = [Window(Frame(image, 0, 500 + index), audio, 0, 0, "ok") for index in range(num_windows)]
+    return single_stream({name: LiveSettings(source=name) for name in engines}, num, 0.0, windows, lambda text: None)
+
+
+def test_a_steady_drift_hits_all_engines_alike(
+    spend_ms: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine gets slower by a second a window: by 16 a turn, did the second engine always come after the first."""
+    runs = iter(range(10**6))
+
+    def work(number: int) -> None:
+        spend_ms(1e6 + 1e3 * next(runs))
+
+    found = measured(monkeypatch, {"a": work, "b": work, "c": work}, 64)
+    means = [each.stages["infer"].summary()["mean"] for each in found.values()]
+    assert max(means) - min(means) < 1e3
+
+
+def test_what_the_other_engines_cost_is_not_measured(
+    spend_ms: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first window after another engine's turn finds nothing in the caches: a sixteenth of all, so all of p95."""
+    last = ""
+
+    def work_of(name: str) -> Callable[[int], None]:
+        def work(number: int) -> None:
+            nonlocal last
+            spend_ms(1e6 if last == name else 2e6)
+            last = name
+
+        return work
+
+    found = measured(monkeypatch, {name: work_of(name) for name in "ab"}, 64)
+    assert all(each.num == 64 for each in found.values())
+    assert max(each.stages["infer"].summary()["max"] for each in found.values()) < 1.1e6
+
+
+@pytest.mark.parametrize("slow", ["infer", "pack"])
+def test_a_delay_is_found_in_its_stage_and_its_window(
+    slow: str, spend_ms: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One window of 70 takes a minute more."""
+    worst = 500 + 33
+
+    def work(number: int) -> None:
+        spend_ms(1e3)
+        if slow == "infer" and (number - bench_load.WARM_UP_RUNS) % 70 == 33:
+            spend_ms(6e4)
+
+    masks = bench_load.Composer.masks
+
+    def packed(composer: bench_load.Composer, window: Window, *rest: object) -> MaskMessage:
+        if slow == "pack" and window.frame.index == worst:
+            spend_ms(6e4)
+        return masks(composer, window, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bench_load.Composer, "masks", packed)
+    found = measured(monkeypatch, {"a": work}, 140)["a"]
+    rows = {stage: series.summary() for stage, series in found.stages.items()}
+    for stage in (slow, "total"):
+        assert rows[stage]["worst_frame"] == worst, stage
+        assert rows[stage]["max"] > 6e4
+        assert rows[stage]["p50"] < 2e3
+        assert rows[stage]["p90"] < 2e3
+        assert rows[stage]["p99"] is None  # 140 windows are too few
+    assert rows["infer"]["p50"] == pytest.approx(1e3, rel=0.2)
+    other = {"infer": "pack", "pack": "infer"}[slow]
+    assert rows[other]["max"] < 5e3
+    assert found.throughput == pytest.approx(1e3 / rows["total"]["mean"], rel=1e-3)
