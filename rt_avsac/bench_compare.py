@@ -28,7 +28,7 @@ TAILS = ("p90", "p95", "p99")  # of `total` they fail; max is one window, and on
 FLOOR_P50 = (0.05, 0.02, 1.5)
 FLOOR_TAIL = (0.5, 1.0, 5.0)
 FLOOR_THROUGHPUT = (0.1, 0.0, 1.5)  # a mean, so noisier than p50
-FLOOR_DROPS = (0.02, 2.0, 0.2)  # of all frames
+FLOOR_DROPS = (0.02, 2.0, 0.5)  # of all frames; an engine that cannot keep up drops 2 of 3 where it dropped none
 FLOOR_MAX = (2.0, 1.0, 0.0)
 FLOOR_MEMORY = (0.25, 50.0, 0.0)  # only told: a model compiled in one run and cached in the other makes more
 BUSY_SHARE = 0.1  # of the processor, used by others
@@ -98,17 +98,18 @@ def _check(table: Any) -> None:
     _dict(table["machine"].get("versions", {}), "machine.versions")
     for name, ran in table["engines"].items():
         _dict(ran, f"engines.{name}")
-    memory = table.get("memory_mb", {})
-    _dict(memory, "memory_mb")
-    for key, value in memory.items():
-        _number(value, f"memory_mb.{key}")
+    for what in ("memory_mb", "process_mb"):
+        memory = table.get(what, {})
+        _dict(memory, what)
+        for key, value in memory.items():
+            _number(value, f"{what}.{key}")
     for load, engines in table["loads"].items():
         _dict(engines, f"loads.{load}")
         for engine, measured in engines.items():
             place = f"loads.{load}.{engine}"
             _dict(measured, place)
             _dict(measured.get("ms"), f"{place}.ms")
-            for key in ("throughput_fps", "drops", *(["memory_mb"] if "memory_mb" in measured else [])):
+            for key in ("throughput_fps", "drops"):
                 _number(measured.get(key), f"{place}.{key}")
             for stage, row in measured["ms"].items():
                 _check_row(row, f"{place}.ms.{stage}")
@@ -174,7 +175,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     pairs = [(key, old["machine"].get(key), new["machine"].get(key)) for key in MACHINE]
     packages: list[dict[str, Any]] = [result["machine"].get("versions") or {} for result in (old, new)]
     pairs += [(name, packages[0].get(name), packages[1].get(name)) for name in sorted({*packages[0], *packages[1]})]
-    pairs.append(("model", old.get("model"), new.get("model")))
+    pairs += [("model", old.get("model"), new.get("model")), ("interrupted", old.get("interrupted"), None)]
+    if "checkpoint" in old:
+        pairs.append(("checkpoint", old["checkpoint"], new.get("checkpoint")))
     for engine in sorted({*old["engines"], *new["engines"]}):
         then, now = old["engines"].get(engine), new["engines"].get(engine)
         if then is None or now is None:
@@ -198,7 +201,7 @@ def figures(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Figure]:
             before = old["loads"].get(load, {}).get(engine)
             if before is None:
                 continue
-            frames = max([row["n"] for row in now["ms"].values()], default=0)
+            frames = min(frames_of(before), frames_of(now))
             for stage, row in now["ms"].items():
                 then = before["ms"].get(stage)
                 if then is None:
@@ -214,12 +217,18 @@ def figures(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Figure]:
             speeds = before["throughput_fps"], now["throughput_fps"]
             yield Figure(*names, "throughput", *speeds, FLOOR_THROUGHPUT, True, less_is_worse=True)
             yield Figure(*names, "drops", before["drops"], now["drops"], FLOOR_DROPS, True, share_of=frames)
-            if "memory_mb" in before and "memory_mb" in now:
-                yield Figure(*names, "memory", before["memory_mb"], now["memory_mb"], FLOOR_MEMORY)
+    memory, before = new.get("process_mb", {}), old.get("process_mb", {})
+    for engine in [engine for engine in before if engine in memory]:
+        yield Figure("", engine, "", "memory", before[engine], memory[engine], FLOOR_MEMORY)
     if old["engines"].keys() == new["engines"].keys():  # one figure for all of them
         memory = new["memory_mb"]
         for key in [key for key in old.get("memory_mb", {}) if key in memory]:
             yield Figure("", "all engines", "", f"memory {key}", old["memory_mb"][key], memory[key], FLOOR_MEMORY)
+
+
+def frames_of(measured: dict[str, Any]) -> float:
+    """All that the camera had."""
+    return float(max([row["n"] for row in measured["ms"].values()], default=0) + measured["drops"])
 
 
 def moves(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:

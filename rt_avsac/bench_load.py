@@ -7,16 +7,21 @@ figure.
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from rt_avsac import machine
 from rt_avsac.client import MaskSubscriber
 from rt_avsac.compose import Composer
 from rt_avsac.config import LiveSettings
@@ -43,15 +48,32 @@ class Measured:
     """One engine under one load: what ran, a series a stage, and what was lost."""
 
     engine: dict[str, str] = field(default_factory=dict)  # backend, precision, device: what "auto" came to
+    checkpoint: str = ""  # the first of its SHA-256
     stages: dict[str, Series] = field(default_factory=lambda: defaultdict(Series))
     num: int = 0  # windows in `seconds`
     seconds: float = 0.0
-    process_mb: float = 0.0  # resident, of a process that opened it alone
     drops: int = 0  # frames whose mask did not reach the robot
 
     @property
     def throughput(self) -> float:
         return self.num / self.seconds if self.seconds else 0.0
+
+
+OPEN = "import json, sys; from rt_avsac.bench_load import opened_mb; print(opened_mb(json.loads(sys.argv[1])))"
+
+
+def process_mb(settings: LiveSettings) -> float | None:
+    """Resident megabytes of a process that opens this engine alone; None if it cannot be had.
+
+    Here the first engine would have to pay for the libraries of all, and a later one moves into what that left.
+    """
+    done = subprocess.run([sys.executable, "-c", OPEN, json.dumps(asdict(settings))], capture_output=True, text=True)
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def opened_mb(settings: dict[str, Any]) -> float:
+    with open_segmenter(LiveSettings(**settings)):
+        return machine.memory_mb()["resident"]
 
 
 def demo_windows(count: int) -> list[Window]:
@@ -77,7 +99,8 @@ class Stream:
         self.publisher = stack.enter_context(Publisher("tcp://127.0.0.1:0"))
         self.subscriber = stack.enter_context(MaskSubscriber(self.publisher.endpoint))
         model = segmenter.model
-        self.measured = Measured({"backend": model.backend, "precision": model.precision, "device": segmenter.device})
+        ran = {"backend": model.backend, "precision": model.precision, "device": segmenter.device}
+        self.measured = Measured(ran, model.sha256[:12])
         self._connect()
 
     def _connect(self) -> None:
@@ -120,7 +143,7 @@ def single_stream(
 ) -> dict[str, Measured]:
     """Each engine at least `num` windows and `min_s` seconds, in turns, after a warm-up; no silent windows.
 
-    `found` has what was measured whenever it ends; `between` is called after every round of turns, untimed.
+    `found` has what was measured whenever it ends; `between` is called before and after every round of turns, untimed.
     """
     found = {} if found is None else found
     quiet = next(iter(engines.values())).silence_dbfs  # below it no network runs
@@ -133,6 +156,7 @@ def single_stream(
         turns = {stream: turn_of(warm_up(stream, loud), num, min_s) for stream in streams.values()}
         found |= {name: stream.measured for name, stream in streams.items()}
         number = 0
+        between()
         while left := [each for each in turns if each.measured.num < num or each.measured.seconds < min_s]:
             for stream in left[:: -1 if number % 2 else 1]:  # to and fro: a steady drift hits all alike
                 done = stream.measured.num
