@@ -23,14 +23,14 @@ NUM_BLOCKS = 32
 MIN_BLOCKS = 16
 GATED = ("infer", "total")  # whose p50 fails the comparison; of the other stages it is only told
 TAILS = ("p90", "p95", "p99")  # of `total` they fail; max is one window, and only told
-# (share, milliseconds or frames or MB): a smaller move is not worth a word; last the share that fails when others
-# worked beside: with 1.6 of 2 cores taken, reruns of the same code had p50 2.2 times as high
-FLOOR_P50 = (0.05, 0.02, 1.5)
-FLOOR_TAIL = (0.5, 1.0, 5.0)
-FLOOR_THROUGHPUT = (0.1, 0.0, 1.5)  # a mean, so noisier than p50
-FLOOR_DROPS = (0.02, 2.0, 0.5)  # of all frames; an engine that cannot keep up drops 2 of 3 where it dropped none
-FLOOR_MAX = (2.0, 1.0, 0.0)
-FLOOR_MEMORY = (0.25, 50.0, 0.0)  # only told: a model compiled in one run and cached in the other makes more
+# (share, milliseconds or frames or MB): a smaller move is not worth a word; then the share from which it fails, and the
+# one when others worked beside: with 1.6 of 2 cores taken, reruns of the same code had p50 2.2 times as high
+FLOOR_P50 = (0.05, 0.02, 0.1, 1.5)  # reruns on a quiet machine differ by some per cent
+FLOOR_TAIL = (0.5, 1.0, 0.5, 5.0)
+FLOOR_THROUGHPUT = (0.1, 0.0, 0.1, 1.5)  # a mean, so noisier than p50
+FLOOR_DROPS = (0.02, 2.0, 0.02, 0.5)  # of all frames; what cannot keep up soon drops 2 of 3 where it dropped none
+FLOOR_MAX = (2.0, 1.0, 0.0, 0.0)
+FLOOR_MEMORY = (0.25, 50.0, 0.0, 0.0)  # only told
 BUSY_SHARE = 0.1  # of the processor, used by others
 BUSY_LOAD = 0.5  # load average a core, where an older result has nothing better
 MACHINE = ("cpu", "gpu", "system", "cpus", "python", "rt_avsac", "commit")
@@ -163,7 +163,7 @@ class Figure:
     what: str
     old: float
     new: float
-    floor: tuple[float, float, float]
+    floor: tuple[float, float, float, float]
     gated: bool = False
     less_is_worse: bool = False
     noise: float = 0.0
@@ -237,13 +237,13 @@ def moves(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[dict[str, Any]
     found = []
     compared = list(figures(old, new))
     for each in compared:
-        share, least, busy_share = each.floor
+        share, least, fails, fails_busy = each.floor
         change = abs(each.new - each.old)
         of = min(each.old, each.new) if each.share_of is None else each.share_of
         if change <= max(share * of, least, each.noise):
             continue
         worse = (each.new < each.old) == each.less_is_worse
-        far = not busy or change > busy_share * of
+        far = change > (fails_busy if busy else fails) * of
         found.append(
             {
                 "load": each.load,

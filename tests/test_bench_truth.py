@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt_avsac import bench, bench_load, cli, machine
+from rt_avsac import bench, bench_chart, bench_load, cli, machine
 from rt_avsac.bench_compare import moves, read_result
 from rt_avsac.bench_load import SETTLE, Measured, count, single_stream
 from rt_avsac.config import LiveSettings
 from rt_avsac.flow import Frame, Window
 from rt_avsac.infer import Segmenter
+from rt_avsac.latency import Series
 from rt_avsac.messages import MaskMessage
 from tests.test_infer import FakeEngine
 from tests.tiny_model import make_tiny
@@ -239,6 +240,19 @@ def test_a_result_tells_what_was_measured_when_and_in_how_much_memory(
     assert read_result(tmp_path / "old.json", ["torch:fp32"]) == older
 
 
+@pytest.mark.parametrize(("ratio", "fails"), [(1.04, []), (1.08, [False]), (1.15, [True])])
+def test_a_few_per_cent_are_told_and_fail_nothing(ratio: float, fails: list[bool]) -> None:
+    """The same code run again is as far off, on a machine at rest."""
+
+    def result(p50: float) -> dict[str, Any]:
+        row = {"n": 1024, "p50": p50, "max": 20.0, "noise": 0.0}
+        measured = {"ms": {"infer": row}, "throughput_fps": 1.0, "drops": 0}
+        machine = {"cpus": 2, "others_cpus": 0.0}
+        return {"machine": machine, "engines": {}, "memory_mb": {}, "loads": {"single_stream": {"a": measured}}}
+
+    assert [move["fails"] for move in moves(result(10.0), result(10.0 * ratio))[0]] == fails
+
+
 def test_drops_are_a_share_of_all_frames() -> None:
     """Of an engine that drops three frames of four a few more are noise, although it has few windows."""
 
@@ -286,3 +300,23 @@ def test_watts_are_of_the_load_and_not_of_after_it(monkeypatch: pytest.MonkeyPat
     for folder in tmp_path.iterdir():
         (folder / "energy_uj").write_text("5000000")
     assert meter.watts() == {"gpu": 200.0, "cpu_package": 4.0}  # two packages of 4 J in 2 s
+
+
+def test_what_happens_at_one_time_is_drawn_at_one_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A fast engine has more windows in the same time; and both axes have more than powers of ten."""
+    figures: list[Any] = []
+    monkeypatch.setattr(bench_chart, "_save", lambda figure, path: figures.append(figure))
+    slow, fast = Series(), Series()
+    for index in range(1000):
+        fast.add(10_000_000 if index < 600 else 20_000_000, index)
+    for index in range(100):
+        slow.add(40_000_000 if index < 60 else 90_000_000, index)
+    bench_chart.draw({"slow": slow, "fast": fast}, "", tmp_path / "a.png")
+    (figure,) = figures
+    figure.canvas.draw()
+    histogram, timeline = figure.axes
+    for line in [line for line in timeline.lines if line.get_marker() == "."]:
+        x, y = line.get_data()
+        assert x[np.argmax(np.diff(y))] == pytest.approx(60, abs=1)
+    for axis in (histogram.xaxis, timeline.yaxis):
+        assert {"20", "40"} <= {label.get_text() for label in axis.get_ticklabels("both")}
