@@ -91,7 +91,7 @@ def main(words: Sequence[str]) -> int:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     precisions = args.precisions or PRECISIONS[args.device]
     torch.set_num_threads(1)
-    load_before = os.getloadavg()[0]
+    about = machine.describe()
     checkpoint = find(args.model)
     net, _ = load(checkpoint)
     runs: dict[str, Run] = {"edge, torch eager fp32": eager(net, args.device)}
@@ -138,7 +138,7 @@ def main(words: Sequence[str]) -> int:
         passed &= ratios[f"AVSAC, paper / {best}"] >= MUST_PAPER
     for name, ratio in ratios.items():
         print(f"{name}: {ratio}x")
-    about = machine.describe() | {"load_before": round(load_before, 2)}
+    about |= {"load_before": about["load_average"], "load_average": round(os.getloadavg()[0], 2)}
     result = {"bench": "peers", "passed": passed, "ratios": ratios, "ms": rows, "parameters": parameters}
     result |= {"device": args.device, "tf32": False, "must_eager": MUST_EAGER[args.device], "rounds": args.rounds}
     result |= {"image_size": 224, "threads": torch.get_num_threads()}

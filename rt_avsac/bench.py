@@ -115,7 +115,7 @@ def measure(
 ) -> tuple[dict[str, Any], dict[str, Measured]]:
     """Both loads → the JSON table, and the single-stream series for the picture. Ctrl-C ends it with what there is,
     marked "interrupted"; before the first window is measured it is raised."""
-    before = os.getloadavg()[0]
+    about = machine.describe()  # now: the checkout may be another one when it is over
     others, meter = machine.OthersMeter(), machine.PowerMeter()
     flat: dict[str, Measured] = {}
     paced: dict[str, Measured] = {}
@@ -131,7 +131,7 @@ def measure(
         if not any(measured.num for measured in flat.values()):
             raise
         interrupted = True
-    about = machine.describe() | {"load_before": round(before, 2)}
+    about |= {"load_before": about["load_average"], "load_average": round(os.getloadavg()[0], 2)}
     if (cpus := others.cpus()) is not None:
         about["others_cpus"] = cpus
     first = next(measured for measured in flat.values() if measured.num)

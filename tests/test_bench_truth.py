@@ -16,6 +16,7 @@ import pytest
 from rt_avsac import bench, bench_chart, bench_load, cli, machine
 from rt_avsac.bench_compare import moves, read_result
 from rt_avsac.bench_load import SETTLE, Measured, count, single_stream
+from rt_avsac.bench_soak import soak
 from rt_avsac.config import LiveSettings
 from rt_avsac.flow import Frame, Window
 from rt_avsac.infer import Segmenter
@@ -221,12 +222,14 @@ def test_a_result_tells_what_was_measured_when_and_in_how_much_memory(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory of a process of its own, whatever this one has loaded before; and --compare takes its own results."""
-    monkeypatch.setattr(bench, "camera_rate", lambda *args: {})
+    monkeypatch.setattr(machine, "commit", lambda: "begun with this")
+    monkeypatch.setattr(bench, "camera_rate", lambda *args: monkeypatch.setattr(machine, "commit", lambda: "another"))
     assert cli.main(words) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     found = json.loads(line)
     assert len(found["checkpoint"]) == 12
     assert found["machine"]["utc"].startswith("20")
+    assert found["machine"]["commit"] == "begun with this"
     assert 50 < found["process_mb"]["torch:fp32"] < 2000
     (tmp_path / "old.json").write_text(line)
     old = read_result(tmp_path / "old.json", ["torch:fp32"])
@@ -300,6 +303,18 @@ def test_watts_are_of_the_load_and_not_of_after_it(monkeypatch: pytest.MonkeyPat
     for folder in tmp_path.iterdir():
         (folder / "energy_uj").write_text("5000000")
     assert meter.watts() == {"gpu": 200.0, "cpu_package": 4.0}  # two packages of 4 J in 2 s
+
+
+def test_silence_in_a_soak_is_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(settings: LiveSettings, on_message: Callable[[Any], None], **rest: object) -> SimpleNamespace:
+        for number in range(40):
+            silent = number % 20 < 10
+            audio, latency_ms = SimpleNamespace(silent=silent), {"total": 1.0 if silent else 50.0}
+            on_message(SimpleNamespace(audio=audio, latency_ms=latency_ms))
+        return SimpleNamespace(masks=40, seconds=1.0, fps=30.0, drops={}, latency_ms={})
+
+    monkeypatch.setattr("rt_avsac.pipeline.run", run)
+    assert set(soak(LiveSettings(), 1e-12, lambda text: None)["p50_ms"]) == {50.0}
 
 
 def test_what_happens_at_one_time_is_drawn_at_one_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
