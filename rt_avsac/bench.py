@@ -86,7 +86,6 @@ def load_json(found: dict[str, Measured], stages: tuple[str, ...]) -> dict[str, 
             "drops": measured.drops,
         }
         for name, measured in found.items()
-        if measured.stages
     }
 
 

@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 WARM_UP_NS = 200_000_000
 WARM_UP_RUNS = 30
 BLOCK = 16  # windows of one engine before the next has its turn, at least
-SETTLE = 10  # windows with sound left out at the beginning of each stretch at the camera's rate
+SETTLE = 10  # frames left out from the first with sound on, in each stretch at the camera's rate
 ROUNDS = 4
 RECEIVE_S = 10.0
 
@@ -198,7 +198,9 @@ def camera_rate(
     for number in range(ROUNDS):
         for name in list(engines)[:: -1 if number % 2 else 1]:
             say(f"camera's rate: {name}, stretch {number + 1} of {ROUNDS}")
-            stretch(found.setdefault(name, Measured()), engines[name], silent_s() + (num / ROUNDS + 2 * SETTLE) / fps)
+            measured = found.get(name, Measured())
+            stretch(measured, engines[name], silent_s() + (num / ROUNDS + 2 * SETTLE) / fps)
+            found[name] = measured
     return found
 
 
@@ -254,13 +256,13 @@ def count(measured: Measured, sent: dict[int, tuple[MaskMessage, int]], received
     A rate is by the camera's clock (the first mask is late, and what follows it would seem faster than the camera);
     frames are dropped where the next mask's frame is not the next one, or its message did not come.
     """
-    loud, before = 0, None
+    loud = [message.image.frame_index for message, _ in sent.values() if not message.audio.silent]
+    settled, before = min(loud, default=0) + SETTLE, None
     for seq, (message, sent_ns) in sent.items():
-        loud += not message.audio.silent
-        if message.audio.silent or loud <= SETTLE:
+        index, publish_ns = message.image.frame_index, message.t.publish_ns
+        if message.audio.silent or index < settled:
             before = None
             continue
-        index, publish_ns = message.image.frame_index, message.t.publish_ns
         if before is not None:
             measured.num += 1
             measured.seconds += (message.t.video_ns - before.t.video_ns) / 1e9

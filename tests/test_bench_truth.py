@@ -50,7 +50,7 @@ def arrivals(sent: dict[int, tuple[MaskMessage, int]]) -> dict[int, int]:
 
 def test_a_slow_engine_is_not_faster_for_a_silent_second() -> None:
     """Every frame while nothing sounds, then every fourth: a quarter of the rate, three frames lost of four."""
-    loud = list(range(30, 30 + 4 * (SETTLE + 21), 4))
+    loud = [*range(30, 30 + SETTLE, 4), *range(30 + SETTLE, 30 + SETTLE + 4 * 21, 4)]
     sent = messages([*range(30), *loud], silent=set(range(30)))
     measured = Measured()
     count(measured, sent, arrivals(sent))
@@ -64,6 +64,14 @@ def test_a_stretch_settles_by_windows_in_which_the_network_runs() -> None:
     measured = Measured()
     count(measured, sent, arrivals(sent))
     assert measured.stages["infer"].frames == list(range(30 + SETTLE, 60))
+
+
+def test_a_slow_engine_settles_as_soon() -> None:
+    """Ten of its windows would be all that a short stretch has."""
+    sent = messages([*range(30), *range(30, 70, 5)], silent=set(range(30)))
+    measured = Measured()
+    count(measured, sent, arrivals(sent))
+    assert measured.stages["infer"].frames == [40, 45, 50, 55, 60, 65]
 
 
 def test_a_message_that_does_not_arrive_is_dropped() -> None:
