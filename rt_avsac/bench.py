@@ -1,7 +1,8 @@
 """`rt-avsac bench`: latency by stage, single-stream and at the camera's rate, several engines side by side.
 
 A table for each load, a picture with --out, and one JSON line last (with -q it alone). Exit code 1: --compare found
-something worse that counts, beyond noise, or --soak found memory that grows. Ctrl-C shows what was measured so far.
+something worse that counts, beyond noise, or --soak found memory that grows. Ctrl-C and SIGTERM show what was measured
+so far.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from rt_avsac.bench_load import (
     single_stream,
 )
 from rt_avsac.bench_soak import growth_text, soak
+from rt_avsac.compile import ended_by_signals
 from rt_avsac.config import LiveSettings, override
 from rt_avsac.errors import DiskError, UserError
 from rt_avsac.latency import Series, table
@@ -191,11 +194,13 @@ def soaked(args: argparse.Namespace, settings: LiveSettings, tell: Tell, say: Te
 
 
 def main(args: argparse.Namespace) -> int:
-    try:
-        return run(args, *((silent, silent) if args.quiet else (print, say)))
-    except KeyboardInterrupt:
-        print("rt-avsac: bench: stopped by Ctrl-C before it was done", file=sys.stderr)
-        return 130
+    with ended_by_signals() as came:
+        try:
+            return run(args, *((silent, silent) if args.quiet else (print, say)))
+        except KeyboardInterrupt:
+            by = signal.Signals(came[0]).name if came else "Ctrl-C"
+            print(f"rt-avsac: bench: stopped by {by} before it was done", file=sys.stderr)
+            return 128 + (came[0] if came else signal.SIGINT)
 
 
 def run(args: argparse.Namespace, tell: Tell, say: Tell) -> int:

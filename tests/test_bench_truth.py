@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -188,27 +189,35 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["bench", "--model", str(tiny), "--engines", "torch:fp32", "--samples", "2"]
 
 
-def interrupt(*args: object) -> None:
-    raise KeyboardInterrupt
-
-
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
 def test_ctrl_c_shows_what_was_measured(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    number: int,
+    code: int,
+    name: str,
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def interrupt(*args: object) -> None:
+        signal.raise_signal(number)
+
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(bench, "camera_rate", interrupt)
     (tmp_path / "bench.json").write_text("a whole one")
-    assert cli.main([*words, "--out", str(tmp_path)]) == 130
+    assert cli.main([*words, "--out", str(tmp_path)]) == code
     said = capsys.readouterr()
     found = json.loads(said.out.splitlines()[-1])
     assert found["interrupted"] is True
     assert found["loads"]["single_stream"]["torch:fp32"]["ms"]["total"]["n"] == 2
     assert found["loads"]["camera_rate"] == {}
     assert "torch:fp32 (torch fp32 on cpu)" in said.out
-    assert said.err.splitlines()[-1] == "rt-avsac: bench: stopped by Ctrl-C before it was done"
+    assert said.err.splitlines()[-1] == f"rt-avsac: bench: stopped by {name} before it was done"
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("bench.json", "a whole one")]
     monkeypatch.setattr(bench, "single_stream", interrupt)
-    assert cli.main(words) == 130
+    assert cli.main(words) == code
     assert capsys.readouterr().out == ""
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_full_disk_does_not_take_the_result_with_it(
