@@ -22,6 +22,7 @@ FEW = 250  # windows that are drawn larger, to be seen
 def draw(series: dict[str, Series], title: str, path: Path) -> None:
     """PNG, written atomically; DiskError when it cannot be."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(12, 7), layout="constrained")
     histogram, timeline = figure.subplots(2, 1)
@@ -31,17 +32,21 @@ def draw(series: dict[str, Series], title: str, path: Path) -> None:
         values = np.array(each.values_ns) / 1e6
         histogram.hist(values, bins, alpha=0.6, label=f"{name}: p50 {np.median(values):.2f} ms, n {len(values)}")
         few = len(values) < FEW
-        (dots,) = timeline.plot(values, ".", markersize=9 if few else 2, alpha=0.8 if few else 0.4)
+        share = 100 * (np.arange(len(values)) + 0.5) / len(values)  # all have as many turns, a fast one more windows
+        (dots,) = timeline.plot(share, values, ".", markersize=9 if few else 2, alpha=0.8 if few else 0.4)
         if len(values) > SMOOTH:
             middle = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid")
-            timeline.plot(np.arange(len(middle)) + SMOOTH // 2, middle, color=dots.get_color())
+            timeline.plot(share[SMOOTH // 2 :][: len(middle)], middle, color=dots.get_color())
     histogram.set_xscale("log")
     histogram.set_xlabel("ms, window to message received")
     histogram.set_ylabel("windows")
     histogram.legend(fontsize=8)
     timeline.set_yscale("log")
-    timeline.set_xlabel("window")
+    timeline.set_xlabel(f"% of the run (line: mean of {SMOOTH} windows)")
     timeline.set_ylabel("ms")
+    for axis in (histogram.xaxis, timeline.yaxis):  # 20 and 50 too, not only powers of ten
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(3, 1)))
     figure.suptitle(title, fontsize=9)
     _save(figure, path)
 

@@ -1,20 +1,25 @@
 """The loads of the bench: single-stream (a window when the last is received) and the demo at its camera's rate.
 
 Stages: capture (stamp to taken), wait (for its sound), pre, infer, post, pack (message to bytes on the socket), receive
-(publish stamp to decoded at the robot; pack is in it), total.
+(publish stamp to decoded at the robot; pack is in it), total. Windows in which the network has nothing to do are in no
+figure.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rt_avsac import machine
 from rt_avsac.client import MaskSubscriber
@@ -29,8 +34,8 @@ from rt_avsac.publish import Publisher
 Say = Callable[[str], None]
 WARM_UP_NS = 200_000_000
 WARM_UP_RUNS = 30
-BLOCK = 16  # windows of one engine before the next has its turn, at least: drift hits all alike
-SETTLE = 10  # messages left out at the beginning of each stretch at the camera's rate
+BLOCK = 16  # windows of one engine before the next has its turn, at least
+SETTLE = 10  # frames left out from the first with sound on, in each stretch at the camera's rate
 ROUNDS = 4
 RECEIVE_S = 10.0
 
@@ -43,15 +48,32 @@ class Measured:
     """One engine under one load: what ran, a series a stage, and what was lost."""
 
     engine: dict[str, str] = field(default_factory=dict)  # backend, precision, device: what "auto" came to
+    checkpoint: str = ""  # the first of its SHA-256
     stages: dict[str, Series] = field(default_factory=lambda: defaultdict(Series))
-    num: int = 0  # windows in `seconds`, those that no stage counts (silent, settling) too
+    num: int = 0  # windows in `seconds`
     seconds: float = 0.0
-    memory_mb: float = 0.0  # resident, grown while it was opened and had its first window
-    drops: int = 0  # frames
+    drops: int = 0  # frames whose mask did not reach the robot
 
     @property
     def throughput(self) -> float:
         return self.num / self.seconds if self.seconds else 0.0
+
+
+OPEN = "import json, sys; from rt_avsac.bench_load import opened_mb; print(opened_mb(json.loads(sys.argv[1])))"
+
+
+def process_mb(settings: LiveSettings) -> float | None:
+    """Resident megabytes of a process that opens this engine alone; None if it cannot be had.
+
+    Here the first engine would have to pay for the libraries of all, and a later one moves into what that left.
+    """
+    done = subprocess.run([sys.executable, "-c", OPEN, json.dumps(asdict(settings))], capture_output=True, text=True)
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def opened_mb(settings: dict[str, Any]) -> float:
+    with open_segmenter(LiveSettings(**settings)):
+        return machine.memory_mb()["resident"]
 
 
 def demo_windows(count: int) -> list[Window]:
@@ -77,7 +99,8 @@ class Stream:
         self.publisher = stack.enter_context(Publisher("tcp://127.0.0.1:0"))
         self.subscriber = stack.enter_context(MaskSubscriber(self.publisher.endpoint))
         model = segmenter.model
-        self.measured = Measured({"backend": model.backend, "precision": model.precision, "device": segmenter.device})
+        ran = {"backend": model.backend, "precision": model.precision, "device": segmenter.device}
+        self.measured = Measured(ran, model.sha256[:12])
         self._connect()
 
     def _connect(self) -> None:
@@ -110,31 +133,43 @@ class Stream:
 
 
 def single_stream(
-    engines: dict[str, LiveSettings], num: int, min_s: float, windows: list[Window], say: Say
+    engines: dict[str, LiveSettings],
+    num: int,
+    min_s: float,
+    windows: list[Window],
+    say: Say,
+    found: dict[str, Measured] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, Measured]:
-    """Each engine at least `num` windows and `min_s` seconds, in turns, after a warm-up; no silent windows."""
+    """Each engine at least `num` windows and `min_s` seconds, in turns, after a warm-up; no silent windows.
+
+    `found` has what was measured whenever it ends; `between` is called before and after every round of turns, untimed.
+    """
+    found = {} if found is None else found
     quiet = next(iter(engines.values())).silence_dbfs  # below it no network runs
     loud = [window for window in windows if rms_dbfs(window.audio) >= quiet] or windows
     with ExitStack() as stack:
         streams = {}
         for name, settings in engines.items():
-            before = machine.memory_mb().get("resident", 0.0)
             segmenter = stack.enter_context(open_segmenter(settings, say))
             streams[name] = Stream(segmenter, settings, stack)
-            streams[name].query(loud[0], measure=False)
-            streams[name].measured.memory_mb = round(machine.memory_mb().get("resident", 0.0) - before, 1)
         turns = {stream: turn_of(warm_up(stream, loud), num, min_s) for stream in streams.values()}
+        found |= {name: stream.measured for name, stream in streams.items()}
         number = 0
+        between()
         while left := [each for each in turns if each.measured.num < num or each.measured.seconds < min_s]:
-            for stream in left:
+            for stream in left[:: -1 if number % 2 else 1]:  # to and fro: a steady drift hits all alike
                 done = stream.measured.num
                 turn = turns[stream] if done >= num else min(turns[stream], num - done)
+                if len(left) > 1:  # the other engines left nothing in the processor's caches
+                    stream.query(loud[done % len(loud)], measure=False)
                 for index in range(done, done + turn):
                     stream.query(loud[index % len(loud)], measure=True)
+            between()
             number += 1
             if number % 16 == 0:
                 say(f"single stream: {min(stream.measured.num for stream in turns)} windows of at least {num}")
-        return {name: stream.measured for name, stream in streams.items()}
+        return found
 
 
 def warm_up(stream: Stream, windows: list[Window]) -> int:
@@ -152,13 +187,20 @@ def turn_of(query_ns: int, num: int, min_s: float) -> int:
     return max(BLOCK, math.ceil(min_s * 1e9 / query_ns / turns))
 
 
-def camera_rate(engines: dict[str, LiveSettings], num: int, fps: float, say: Say) -> dict[str, Measured]:
-    """The whole pipeline on the demo in real time, `num` frames an engine in ROUNDS stretches, engines in turn."""
-    found = {name: Measured() for name in engines}
+def camera_rate(
+    engines: dict[str, LiveSettings], num: int, fps: float, say: Say, found: dict[str, Measured] | None = None
+) -> dict[str, Measured]:
+    """The whole pipeline on the demo in real time, `num` frames an engine in ROUNDS stretches, engines in turn.
+
+    `found` has what was measured whenever it ends.
+    """
+    found = {} if found is None else found
     for number in range(ROUNDS):
-        for name, settings in engines.items():
+        for name in list(engines)[:: -1 if number % 2 else 1]:
             say(f"camera's rate: {name}, stretch {number + 1} of {ROUNDS}")
-            stretch(found[name], settings, silent_s() + num / ROUNDS / fps + SETTLE / fps)
+            measured = found.get(name, Measured())
+            stretch(measured, engines[name], silent_s() + (num / ROUNDS + 2 * SETTLE) / fps)
+            found[name] = measured
     return found
 
 
@@ -178,17 +220,18 @@ def stretch(measured: Measured, settings: LiveSettings, seconds: float) -> None:
 
     sent: dict[int, tuple[MaskMessage, int]] = {}
     received: dict[int, int] = {}
-    stop = Stop()
     done = threading.Event()
     with tempfile.TemporaryDirectory(prefix="rt-avsac-") as folder:
         bind = f"ipc://{Path(folder) / 'bench'}"
         settings = replace(settings, camera="demo", mic="auto", bind=bind, duration_s=seconds, realtime=True)
 
         def listen(subscriber: MaskSubscriber) -> None:
-            while not done.is_set():
+            while True:  # the last message may come when the run is over
                 try:
                     message = subscriber.recv(0.2)
                 except TimeoutError:
+                    if done.is_set():
+                        return
                     continue
                 received[message.seq] = time.monotonic_ns()
 
@@ -196,27 +239,40 @@ def stretch(measured: Measured, settings: LiveSettings, seconds: float) -> None:
             listener = threading.Thread(target=listen, args=(subscriber,), daemon=True)
             listener.start()
             try:
-                summary = run(
+                run(
                     settings,
-                    stop=stop,
+                    stop=Stop(),
                     on_message=lambda message: sent.update({message.seq: (message, time.monotonic_ns())}),
                 )
             finally:
                 done.set()
                 listener.join()
-    if sent:  # by the camera's clock: the first mask is late, and what follows it would seem faster than the camera
-        stamps = [message.t.video_ns for message, _ in sent.values()]
-        measured.seconds += (max(stamps) - min(stamps)) / 1e9
-        measured.num += len(stamps) - 1  # from the first to the last
-    # the first second's windows are short of sound (window_gap): they are published all the same
-    measured.drops += sum(number for reason, number in summary.drops.items() if not reason.startswith("window_"))
+    count(measured, sent, received)
+
+
+def count(measured: Measured, sent: dict[int, tuple[MaskMessage, int]], received: dict[int, int]) -> None:
+    """What a stretch adds: windows with sound, once it has settled; what a slow engine does in silence is no speed.
+
+    A rate is by the camera's clock (the first mask is late, and what follows it would seem faster than the camera);
+    frames are dropped where the next mask's frame is not the next one, or its message did not come.
+    """
+    loud = [message.image.frame_index for message, _ in sent.values() if not message.audio.silent]
+    settled, before = min(loud, default=0) + SETTLE, None
     for seq, (message, sent_ns) in sent.items():
-        if seq < SETTLE or message.audio.silent:
-            continue
         index, publish_ns = message.image.frame_index, message.t.publish_ns
+        if message.audio.silent or index < settled:
+            before = None
+            continue
+        if before is not None:
+            measured.num += 1
+            measured.seconds += (message.t.video_ns - before.t.video_ns) / 1e9
+            measured.drops += index - before.image.frame_index - 1
+        before = message
         for stage in ("capture", "wait", "pre", "infer", "post"):
             measured.stages[stage].add(round(message.latency_ms[stage] * 1e6), index)
         measured.stages["pack"].add(sent_ns - publish_ns, index)
         if seq in received:
             measured.stages["receive"].add(received[seq] - publish_ns, index)
             measured.stages["total"].add(received[seq] - message.t.video_ns, index)
+        else:
+            measured.drops += 1

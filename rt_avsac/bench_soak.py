@@ -28,7 +28,7 @@ class Trend:
     began_s: float = 0.0  # time.monotonic()
     hours: list[float] = field(default_factory=list)  # since then, at the end of the stretch
     memory_mb: list[float] = field(default_factory=list)  # resident, at its end
-    p50_ms: list[float] = field(default_factory=list)  # of its masks, capture to publish
+    p50_ms: list[float] = field(default_factory=list)  # of its masks with sound, capture to publish
     max_ms: list[float] = field(default_factory=list)
     _stretch_ms: list[float] = field(default_factory=list)
     _ends_s: float = 0.0
@@ -76,6 +76,8 @@ def soak(settings: LiveSettings, hours: float, say: Callable[[str], None]) -> di
 
     def watch(message: MaskMessage) -> None:
         nonlocal said_s
+        if message.audio.silent:  # the network had nothing to do: no latency
+            return
         if trend.add(message.latency_ms["total"]) and time.monotonic() - said_s >= SAY_S:
             said_s = time.monotonic()
             left_min = max(0.0, hours - trend.hours[-1]) * 60

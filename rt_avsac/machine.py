@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import platform
 import subprocess
+import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("numpy", "openvino", "torch", "torch-tensorrt", "tensorrt", "opencv-python-headless", "pyzmq", "av")
-RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+RAPL = "/sys/class/powercap/intel-rapl:*/"
 JETSON_RAILS = "/sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/"
 
 
@@ -26,8 +29,14 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions(),
+        "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def name(about: dict[str, Any]) -> str:
+    """What `describe` says of it, in words."""
+    return f"{' '.join(filter(None, (about['cpu'].strip(), about['gpu'])))}, {about['cpus']} cores"
 
 
 def versions() -> dict[str, str]:
@@ -107,8 +116,6 @@ class OthersMeter:
 
 def _cpu_seconds() -> tuple[float, float] | None:
     """(clock, processor time of all others since boot, other virtual machines' too), of Linux."""
-    import time
-
     try:
         with open("/proc/stat", encoding="ascii") as file:
             user, nice, system, _, _, irq, softirq, steal, *_ = map(int, file.readline().split()[1:])
@@ -119,36 +126,46 @@ def _cpu_seconds() -> tuple[float, float] | None:
 
 
 class PowerMeter:
-    """Mean watts between `start` and `watts`: Intel/AMD package energy, a Jetson's rails, or NVML; None else."""
+    """Mean watts from `start` on: Intel's and AMD's packages count their energy; a Jetson's rails and an NVIDIA GPU
+    tell only the power of the moment, so of them it is the mean of all times that `look` was called."""
+
+    _began_s = 0.0
 
     def start(self) -> PowerMeter:
-        import time
-
         self._began_s, self._energy_uj = time.monotonic(), _rapl_uj()
+        self._looks: dict[str, list[float]] = {}
         return self
 
-    def watts(self) -> dict[str, float]:
-        import time
+    def look(self) -> None:
+        """The first one starts it."""
+        if not self._began_s:
+            self.start()
+        for name, watts in (_jetson_watts() | _nvml_watts()).items():
+            self._looks.setdefault(name, []).append(watts)
 
-        found = {}
+    def watts(self) -> dict[str, float]:
+        if not self._looks:
+            self.look()
+        found = {name: round(sum(looks) / len(looks), 3) for name, looks in self._looks.items()}
         seconds = time.monotonic() - self._began_s
         energy = _rapl_uj()
         if energy is not None and self._energy_uj is not None and energy > self._energy_uj and seconds > 0:
             found["cpu_package"] = round((energy - self._energy_uj) / 1e6 / seconds, 2)
-        return found | _jetson_watts() | _nvml_watts()
+        return found
 
 
 def _rapl_uj() -> int | None:
+    """Of all packages; their parts (core, dram) are in them."""
     try:
-        return int(RAPL.read_text())
+        folders = [Path(folder) for folder in glob.glob(RAPL)]
+        packages = [folder for folder in folders if (folder / "name").read_text().startswith("package")]
+        return sum(int((folder / "energy_uj").read_text()) for folder in packages) if packages else None
     except (OSError, ValueError):  # absent, or readable by root alone
         return None
 
 
 def _jetson_watts() -> dict[str, float]:
     """What tegrastats prints, from the same files: volts x amperes of each rail, at this moment."""
-    import glob
-
     found = {}
     for folder in glob.glob(JETSON_RAILS):
         for channel in (1, 2, 3):

@@ -125,7 +125,7 @@ def test_more_than_medians_is_compared(what: str, fails: bool, others: float) ->
         each["loads"]["single_stream"]["torch:fp32"]["ms"]["total"] |= {"p95": 11.0, "p99": 11.0}
     measured = new["loads"]["single_stream"]["torch:fp32"]
     if what == "drops":
-        measured["drops"] = 50
+        measured["drops"] = 500
     elif what == "throughput":
         measured["throughput_fps"] = 3.0
     elif what == "memory peak":
@@ -193,7 +193,7 @@ def test_a_rate_is_not_above_the_cameras(tiny: Path) -> None:
     """Though the first mask is late, and the next ones follow at once."""
     measured = Measured()
     for _ in range(3):
-        stretch(measured, LiveSettings(model=str(tiny), backend="torch", precision="fp32"), 1.0)
+        stretch(measured, LiveSettings(model=str(tiny), backend="torch", precision="fp32"), 2.0)
     assert measured.num > 10
     assert measured.throughput < 30.1
 
@@ -239,7 +239,7 @@ def test_ctrl_c_is_one_line(tiny: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert out == ""
+    assert json.loads(out.splitlines()[-1])["interrupted"] is True
     assert [line for line in error.splitlines() if not line.startswith("bench: ")] == [
         "rt-avsac: bench: stopped by Ctrl-C before it was done"
     ]
