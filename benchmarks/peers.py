@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from rt_avsac import machine
-from rt_avsac.cli import Parser, guarded
+from rt_avsac.cli import guarded
 from rt_avsac.compile import cached_bundle
 from rt_avsac.config import LiveSettings, override
 from rt_avsac.engines import open_engine
 from rt_avsac.errors import ModelError, UserError
 from rt_avsac.latency import Series, table
 from rt_avsac.model_path import find
+from rt_avsac.parser import Parser
 from rt_avsac.probe import windows
 
 CONFIGS = Path(__file__).parent.parent / "configs"
