@@ -13,12 +13,6 @@ from rt_avsac import cuda_home
 from rt_avsac.compile import cached_bundle, choose_backend
 from rt_avsac.config import LiveSettings
 from rt_avsac.errors import ModelError
-from tests.tiny_model import make_tiny
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 def test_backend_choice() -> None:

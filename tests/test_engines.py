@@ -36,12 +36,6 @@ from rt_avsac.model.avsac import Deployed
 from rt_avsac.model.on_device import Packed
 from rt_avsac.probe import windows
 from tests.rtx import build_onnx, build_pt2, needs_rtx, needs_torch_tensorrt
-from tests.tiny_model import make_tiny
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
