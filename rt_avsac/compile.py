@@ -188,8 +188,8 @@ def cached_bundle(checkpoint: Path, settings: LiveSettings, say: Progress) -> Pa
 def find_or_build(checkpoint: Path, settings: LiveSettings, say: Progress, again: bool = False) -> tuple[Path, bool]:
     """Cached bundle, whether it was built just now.
 
-    Keyed by checkpoint and calibration, backend, precision, runtime version, device and driver: what is in the cache
-    fits, and what does not fit any more is not found.
+    Named for checkpoint, backend and precision; keyed by both files, runtime version, device, driver, our version and
+    DLA: what is in the cache fits, and what does not fit any more is not found.
     """
     with needed_for(f"model {checkpoint}"):
         backend = choose_backend(settings.device, settings.backend, say)
@@ -199,8 +199,6 @@ def find_or_build(checkpoint: Path, settings: LiveSettings, say: Progress, again
     parts = [
         bundle.sha256(checkpoint),
         bundle.sha256(calibration) if calibration else "",
-        backend,
-        settings.precision,
         repr(sorted(machine.runtime.items())),
         machine.device,
         machine.driver,

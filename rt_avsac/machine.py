@@ -119,7 +119,7 @@ def _cpu_seconds() -> tuple[float, float] | None:
 
 
 class PowerMeter:
-    """Mean watts between `start` and `watts`: Intel/AMD package energy, a Jetson's rails, or NVML; None else."""
+    """Watts: the mean since `start` of an Intel or AMD package, those of the moment of a Jetson's rails and by NVML."""
 
     def start(self) -> PowerMeter:
         import time
@@ -128,6 +128,7 @@ class PowerMeter:
         return self
 
     def watts(self) -> dict[str, float]:
+        """What is measured → watts; empty where nothing tells."""
         import time
 
         found = {}

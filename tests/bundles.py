@@ -36,3 +36,9 @@ def make(out: Path, content: bytes = b"engine") -> Path:
 
 def verify(out: Path, here: Machine = HERE) -> None:
     bundle.verify(out, bundle.read(out), lambda: here)
+
+
+def make_half(out: Path, error: BaseException) -> None:
+    with bundle.building(out) as folder:
+        (folder / "engine.bin").write_bytes(b"half")
+        raise error

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from rt_avsac import cli
+from rt_avsac.bench import engines_of
 from rt_avsac.bench_chart import draw
 from rt_avsac.bench_load import BLOCK, Measured, Stream, demo_windows, single_stream, stretch, turn_of
 from rt_avsac.config import LiveSettings
+from rt_avsac.errors import UserError
 from tests.bench_results import series
 
 
@@ -35,6 +37,8 @@ def test_a_run_and_a_comparison(checkpoint: Path, tmp_path: Path, capsys: pytest
     assert parts == pytest.approx(flat["ms"]["total"]["mean"], rel=0.1)
     paced = found["loads"]["camera_rate"]["torch:fp32"]["ms"]
     assert {"capture", "wait"} <= set(paced)
+    parts = sum(paced[stage]["mean"] for stage in ("capture", "wait", "pre", "infer", "post", "receive"))
+    assert parts == pytest.approx(paced["total"]["mean"], rel=0.1)
     assert found["machine"]["versions"]["numpy"]
     ran = {"backend": "torch", "precision": "fp32", "device": "cpu", "threads": torch.get_num_threads()}
     assert found["engines"]["torch:fp32"] == ran | {"threads": 2}
@@ -136,6 +140,7 @@ def test_few_windows_are_drawn_large_enough_to_be_seen(count: int, tmp_path: Pat
         (["--engines", "torch:fp32,torch:fp32"], "twice"),
         (["--engines", "torch,torch:auto"], "twice"),
         (["--soak", "1", "--engines", "torch:fp32,openvino:fp32"], "asked one engine"),
+        (["--soak", "1", "--compare", "old.json"], "leave one out"),
         (["--num-threads", "0"], "'0' is no number of threads"),
     ],
 )
@@ -143,6 +148,30 @@ def test_bad_words(words: list[str], part: str, capsys: pytest.CaptureFixture[st
     assert cli.main(["bench", "--samples", "1", *words]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert part in error
+
+
+def test_which_engines_run(torch_bundle: Path) -> None:
+    def named(*words: str) -> list[str]:
+        return list(engines_of(cli.make_parser().parse(["bench", *words])))
+
+    assert named() == ["auto:auto", "torch:fp32"]
+    assert named("--model", str(torch_bundle)) == [torch_bundle.name]
+    with pytest.raises(UserError, match="a bundle is one engine"):
+        named("--model", str(torch_bundle), "--engines", "torch")
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"), [([], (1024, 3.0)), (["--quick"], (200, 0.5)), (["--quick", "--samples", "7"], (7, 0.0))]
+)
+def test_how_much_is_measured(words: list[str], asked: tuple[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(args: Any, engines: Any, num: int, min_s: float, say: Any) -> Any:
+        seen.append((num, min_s))
+        raise UserError("enough")
+
+    seen: list[tuple[int, float]] = []
+    monkeypatch.setattr("rt_avsac.bench.measure", measure)
+    assert cli.main(["bench", *words]) == 2
+    assert seen == [asked]
 
 
 def test_a_folder_that_cannot_be_made_is_known_before_the_work(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rt_avsac import cli
-from rt_avsac.bench_compare import differences, moves, read_result, standard_error
+from rt_avsac.bench_compare import block_medians, differences, moves, others, read_result, standard_error
+from rt_avsac.bench_compare import text as moves_text
 from tests.bench_results import result
 
 
@@ -43,6 +44,50 @@ def test_drift_is_noise_and_a_few_stalls_are_not() -> None:
     assert standard_error({"blocks": sorted(blocks)}) > 2 * mixed
     assert standard_error({"blocks": [90.0, *blocks[1:30], 90.0, 90.0]}) < 2 * mixed
     assert standard_error({"blocks": [], "noise": 3.0}) == 3.0
+    assert block_medians([1.0] * 15) == []
+    assert block_medians([1.0, 2.0] * 32) == [1.5] * 32
+
+
+@pytest.mark.parametrize(("p50", "moved"), [(15.6, False), (15.7, True)])
+def test_a_median_moves_by_four_standard_errors_of_both(p50: float, moved: bool) -> None:
+    old, new = result(np.full(100, 10.0)), result(np.full(100, 10.0))
+    for each in (old, new):
+        total(each).update(blocks=[], noise=1.0)
+    total(new)["p50"] = p50
+    assert bool(p50_moves(old, new)) is moved
+
+
+@pytest.mark.parametrize(
+    ("machine", "busy"),
+    [
+        ({"cpus": 8, "others_cpus": 0.7}, False),
+        ({"cpus": 8, "others_cpus": 0.9}, True),
+        ({"cpus": 8, "load_before": 3.9}, False),  # all that an older result has
+        ({"cpus": 8, "load_before": 4.1}, True),
+        ({"cpus": 8, "others_cpus": 0.7, "load_before": 4.1}, False),
+        ({}, False),
+    ],
+)
+def test_others_are_busy_by_their_share_of_all_cores(machine: dict[str, float], busy: bool) -> None:
+    assert others({"machine": machine}) is busy
+
+
+def test_drops_are_counted_against_frames() -> None:
+    values = np.full(1000, 10.0)
+    for drops, moved in ((19, []), (21, ["drops"])):
+        new = result(values)
+        new["loads"]["single_stream"]["torch:fp32"]["drops"] = drops
+        assert [move["what"] for move in moves(result(values), new)[0]] == moved
+
+
+def test_memory_is_compared_engine_by_engine_and_of_all_only_where_they_are_the_same() -> None:
+    values = np.full(100, 10.0)
+    old, new = result(values), result(values)
+    old["loads"]["single_stream"]["torch:fp32"]["memory_mb"] = 100.0
+    new["loads"]["single_stream"]["torch:fp32"]["memory_mb"] = new["memory_mb"]["peak"] = 1000.0
+    assert {move["what"] for move in moves(old, new)[0]} == {"memory", "memory peak"}
+    new["engines"]["openvino:int8"] = {"precision": "int8", "threads": 1}
+    assert {move["what"] for move in moves(old, new)[0]} == {"memory"}
 
 
 def test_what_fails_and_what_is_only_told() -> None:
@@ -52,6 +97,8 @@ def test_what_fails_and_what_is_only_told() -> None:
     assert moves(result(values), result(1.04 * values))[0] == []  # under the floor, however sure
     (told,) = p50_moves(result(values), result(1.4 * values, others=1.5))  # others' work does as much
     assert told["worse"]
+    assert not told["fails"]
+    (told,) = p50_moves(result(values, others=1.5), result(1.4 * values))
     assert not told["fails"]
     assert p50_moves(result(values, others=1.5), result(3 * values))[0]["fails"]
 
@@ -82,6 +129,20 @@ def test_more_than_medians_is_compared(what: str, fails: bool, others: float) ->
     assert not back["worse"]
 
 
+def test_what_fails_is_told_first_and_what_is_better_last() -> None:
+    values = np.full(1000, 10.0)
+    old, new = result(values), result(values)
+    old["memory_mb"]["peak"] = 1000.0
+    total(new)["max"] *= 10
+    new["loads"]["single_stream"]["torch:fp32"]["drops"] = 500
+    found, compared = moves(old, new)
+    assert [move["what"] for move in found] == ["drops", "max", "memory peak"]
+    *lines, last = moves_text(found, compared, []).splitlines()
+    for line, verdict in zip(lines, ("FAILS", "worse, told only, x 10.00", "better, x 0.10"), strict=True):
+        assert f"({verdict})" in line
+    assert last.endswith(" figures compared, 1 fail")
+
+
 def test_what_else_is_not_the_same_is_said() -> None:
     values = np.arange(100) + 1.0
     old, new = result(values), result(values)
@@ -105,6 +166,7 @@ BREAKAGES: dict[str, Any] = {
     "p50": lambda table: total(table).update(p50="fast"),
     "p90": lambda table: total(table).update(p90=float("nan")),
     "max": lambda table: total(table).pop("max"),
+    "n": lambda table: total(table).update(n=float("inf")),
     "blocks": lambda table: total(table).update(blocks=[None] * 32),
     "ms": lambda table: table["loads"]["single_stream"]["torch:fp32"].update(ms=[1]),
     "total": lambda table: table["loads"]["single_stream"]["torch:fp32"]["ms"].update(total="1"),

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import rt_avsac
 from rt_avsac import bundle, cli
+from rt_avsac import compile as compile_module
 from rt_avsac.compile import Request, cached_bundle, ticking
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
@@ -104,10 +106,44 @@ def test_the_cache_is_used_and_heals(checkpoint: Path) -> None:
         pass
 
 
+def test_what_would_not_fit_is_not_found_in_the_cache(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the places alone: nothing is built."""
+    from rt_avsac.engines import torch as engine
+
+    own = tmp_path / "tiny.safetensors"
+    own.write_bytes(checkpoint.read_bytes())
+    here = bundle.Machine({"torch": "2.1"}, "chip A", "driver 5")
+    monkeypatch.setattr(compile_module, "build", lambda *_, **__: None)
+
+    def place(machine: bundle.Machine = here, precision: str = "auto") -> Path:
+        monkeypatch.setattr(engine, "machine", lambda: machine)
+        return cached_bundle(own, LiveSettings(backend="torch", precision=precision), quiet)  # type: ignore[arg-type]
+
+    places = [place(), place(precision="bf16")]
+    assert place() == places[0]
+    for field, value in (("runtime", {"torch": "2.2"}), ("device", "chip B"), ("driver", "driver 6")):
+        places.append(place(dataclasses.replace(here, **{field: value})))
+    monkeypatch.setenv("RT_AVSAC_DLA", "0")
+    places.append(place())
+    monkeypatch.setattr(rt_avsac, "__version__", "0.0.1")
+    places.append(place())
+    for text in ("{}", "[]"):
+        own.with_name("tiny.calibration.json").write_text(text)
+        places.append(place())
+    assert len(set(places)) == len(places)
+
+
 def test_other_weights_have_another_bundle(checkpoint: Path, tmp_path: Path) -> None:
     settings = LiveSettings(backend="torch")
     other = make_tiny(tmp_path / "tiny.safetensors", seed=1)
-    assert cached_bundle(checkpoint, settings, quiet) != cached_bundle(other, settings, quiet)
+    folder, others = cached_bundle(checkpoint, settings, quiet), cached_bundle(other, settings, quiet)
+    assert folder != others
+    shutil.rmtree(folder)
+    shutil.copytree(others, folder)  # by whatever mistake
+    assert cached_bundle(checkpoint, settings, quiet) == folder
+    assert bundle.read(folder).checkpoint_sha256 == bundle.sha256(checkpoint)
 
 
 def test_a_bundle_in_the_place_of_another_runs_its_own_weights(

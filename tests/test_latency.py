@@ -28,5 +28,13 @@ def test_a_percentile_without_enough_samples_is_not_claimed(count: int, claimed:
     assert ("n/a" in table({"total": found})) is True
 
 
+def test_noise_is_the_standard_error_of_p50() -> None:
+    """Of the medians of eight blocks, so that drift counts and a lone stall in each does not."""
+    drift = np.repeat([9.0, 11.0] * 4, 100)
+    drift[::100] = 500
+    assert series(drift).summary()["noise"] == pytest.approx(np.sqrt(8 / 7) / np.sqrt(8), abs=1e-4)
+    assert series(np.array([9.0, 11.0])).summary()["noise"] == 1.0  # too few for blocks
+
+
 def test_nothing_measured() -> None:
     assert Series().summary() == {"n": 0}

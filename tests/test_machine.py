@@ -1,11 +1,15 @@
-"""Machine: power of the GPU that CUDA sees, and the work of others."""
+"""Machine: watts, memory, the commit, and the work of others."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 from rt_avsac import machine
@@ -50,6 +54,65 @@ def test_power_of_the_gpu_that_cuda_sees(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.PowerMeter().start().watts().get("gpu") == watts
     assert nvml.open == 0
+
+
+def test_power_from_the_energy_that_a_processor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    counter = tmp_path / "energy_uj"
+    monkeypatch.setattr(machine, "RAPL", counter)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    meter = machine.PowerMeter().start()
+    assert "cpu_package" not in meter.watts()
+    counter.write_text("7000000\n")
+    meter.start()
+    counter.write_text("157000000\n")
+    now_s = 110.0
+    assert meter.watts()["cpu_package"] == 15.0
+    counter.write_text("3\n")  # it began again at 0
+    assert "cpu_package" not in meter.watts()
+
+
+def test_power_of_a_jetsons_rails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millivolts and milliamperes; a channel that does not tell is left out."""
+    folder = tmp_path / "hwmon3"
+    folder.mkdir()
+    for name, text in {
+        "in1_label": "VDD_IN\n",
+        "in1_input": "19000\n",
+        "curr1_input": "500\n",
+        "in2_label": "X",
+    }.items():
+        (folder / name).write_text(text)
+    monkeypatch.setattr(machine, "JETSON_RAILS", str(tmp_path / "hwmon*"))
+    watts = machine.PowerMeter().start().watts()
+    assert watts["VDD_IN"] == 9.5
+    assert "X" not in watts
+
+
+def test_memory_in_mb() -> None:
+    """Resident as psutil sees it, and a peak of something that is gone."""
+    gone = np.ones(64 << 17)  # 64 MB
+    del gone
+    found = machine.memory_mb()
+    assert found["resident"] == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.01)
+    assert found["peak"] > found["resident"] + 32
+
+
+def test_the_commit_tells_of_changes_on_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "rt_avsac" / "machine.py"))
+    assert machine.commit() == ""
+    (tmp_path / "a").write_text("1")
+    git("init")
+    git("add", "a")
+    git("commit", "-m", "a")
+    clean = machine.commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "a").write_text("2")
+    assert machine.commit() == f"{clean}+"
 
 
 def test_work_of_others_is_seen() -> None:

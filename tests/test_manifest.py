@@ -34,6 +34,23 @@ def test_another_machine_is_refused_with_the_way_out(tmp_path: Path, here: Machi
         assert part in str(raised.value)
 
 
+def test_what_any_machine_can_run_fits_every_machine(tmp_path: Path) -> None:
+    with bundle.building(tmp_path / "b") as folder:
+        for name in bundle.ENGINE_FILES["openvino"]:
+            (folder / name).write_bytes(b"x")
+        bundle.write_manifest(folder, dataclasses.replace(MANIFEST, runtime={}, device="", driver=""))
+    verify(tmp_path / "b", Machine({"other": "2.0"}, "chip B", "driver 6"))
+
+
+def test_a_change_far_into_a_file_is_seen(tmp_path: Path) -> None:
+    content = bytes(3 << 20)
+    out = make(tmp_path / "b", content)
+    verify(out)
+    (out / "engine.bin").write_bytes(content[:-1] + b"x")
+    with pytest.raises(ModelError, match="truncated or changed"):
+        verify(out)
+
+
 def test_the_way_out_names_the_shipped_model_only_if_it_is_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +115,7 @@ def test_every_field_is_held_to_its_type(tmp_path: Path, field: str) -> None:
         *[("precision", value) for value in ("", "fp64", "auto")],
         *[("checkpoint_sha256", value) for value in ("", "c" * 63, "C" * 64)],
         *[("files", value) for value in ([], {"engine.xml": 5}, {"../x": "c" * 64}, {"/dev/zero": "c" * 64})],
-        ("files", {"manifest.json": "c" * 64}),
+        *[("files", {name: "c" * 64}) for name in ("manifest.json", "..", "")],
         ("runtime", {"openvino": 5}),
         ("options", {"hint": 5}),
         ("deviation", {"snr_db": "high"}),
