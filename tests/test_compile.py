@@ -20,6 +20,7 @@ from rt_avsac.compile import Request, cached_bundle, ticking
 from rt_avsac.compile import build as build_bundle
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import open_engine
+from rt_avsac.engines.openvino import OpenVinoEngine
 from rt_avsac.errors import ModelError
 from rt_avsac.probe import windows
 from tests.tiny_model import CLASSES, make_tiny
@@ -50,6 +51,18 @@ def test_outputs_are_not_overwritten_by_the_next_run(openvino_bundle: Path) -> N
         copy = kept.copy()
         engine.run(second[0][0], second[1][0])
     np.testing.assert_array_equal(kept, copy)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_engine_has_as_many_threads_as_asked(openvino_bundle: Path, torch_bundle: Path) -> None:
+    import torch
+
+    settings = LiveSettings(device="cpu", num_threads=2)
+    with open_engine(torch_bundle, settings):
+        assert torch.get_num_threads() == 2
+    with open_engine(openvino_bundle, settings) as engine:
+        assert isinstance(engine, OpenVinoEngine)
+        assert engine._compiled.get_property("INFERENCE_NUM_THREADS") == 2
 
 
 def test_manifest_says_what_it_is(openvino_bundle: Path, checkpoint: Path) -> None:

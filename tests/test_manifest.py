@@ -12,6 +12,7 @@ import pytest
 
 from rt_avsac import bundle, engines
 from rt_avsac.bundle import Machine, Manifest
+from rt_avsac.config import LiveSettings
 from rt_avsac.errors import ModelError
 from tests.bundles import MANIFEST, make, verify
 
@@ -62,6 +63,17 @@ def test_the_way_out_names_the_shipped_model_only_if_it_is_that(
     said = bundle.way_out(Path("my bundle; rm"), shipped)
     assert said == "run rt-avsac compile tiny --backend openvino --precision fp32 --out 'my bundle; rm'"
     assert "compile tiny" not in bundle.way_out(Path("b"), MANIFEST)
+
+
+def test_an_engine_is_opened_only_where_it_fits(tmp_path: Path) -> None:
+    """Held to this machine before a runtime reads it; one for a GPU is not tried on a CPU."""
+    with pytest.raises(ModelError, match=r"built for engine 1\.2, which is not here"):
+        engines.open_engine(make(tmp_path / "b"), LiveSettings())
+    with bundle.building(tmp_path / "gpu") as folder:
+        (folder / "engine.pt2").write_bytes(b"x")
+        bundle.write_manifest(folder, dataclasses.replace(MANIFEST, backend="cuda"))
+    with pytest.raises(ModelError, match="asked device cpu, it was built for cuda"):
+        engines.open_engine(tmp_path / "gpu", LiveSettings(device="cpu"))
 
 
 def test_a_truncated_or_missing_engine_is_refused(tmp_path: Path) -> None:
