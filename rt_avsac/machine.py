@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import platform
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +77,6 @@ def gpu_name() -> str:
 
 def memory_mb() -> dict[str, float]:
     """Resident now and at most, of this process; on the GPU too where torch is loaded."""
-    import sys
-
     found = {}
     try:
         status = Path("/proc/self/status").read_text("utf-8")
@@ -107,8 +108,6 @@ class OthersMeter:
 
 def _cpu_seconds() -> tuple[float, float] | None:
     """(clock, processor time of all others since boot, other virtual machines' too), of Linux."""
-    import time
-
     try:
         with open("/proc/stat", encoding="ascii") as file:
             user, nice, system, _, _, irq, softirq, steal, *_ = map(int, file.readline().split()[1:])
@@ -122,15 +121,11 @@ class PowerMeter:
     """Watts: the mean since `start` of an Intel or AMD package, those of the moment of a Jetson's rails and by NVML."""
 
     def start(self) -> PowerMeter:
-        import time
-
         self._began_s, self._energy_uj = time.monotonic(), _rapl_uj()
         return self
 
     def watts(self) -> dict[str, float]:
         """What is measured → watts; empty where nothing tells."""
-        import time
-
         found = {}
         seconds = time.monotonic() - self._began_s
         energy = _rapl_uj()
@@ -148,8 +143,6 @@ def _rapl_uj() -> int | None:
 
 def _jetson_watts() -> dict[str, float]:
     """What tegrastats prints, from the same files: volts x amperes of each rail, at this moment."""
-    import glob
-
     found = {}
     for folder in glob.glob(JETSON_RAILS):
         for channel in (1, 2, 3):

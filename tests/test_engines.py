@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from collections import Counter
 from pathlib import Path
@@ -27,7 +28,7 @@ from rt_avsac.build_gpu import (
 )
 from rt_avsac.compile import Request
 from rt_avsac.engines import BACKENDS, Outputs, PackingEngine, backend_module
-from rt_avsac.engines.tensorrt import OUTPUTS, PACKED, TensorRtEngine
+from rt_avsac.engines.tensorrt import OUTPUTS, PACKED, TensorRtEngine, check
 from rt_avsac.errors import ModelError
 from rt_avsac.export import exported, write_pt2
 from rt_avsac.half import spelled_out
@@ -158,6 +159,18 @@ def test_a_dla_is_used_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> 
         dla_core(trt, orin, "int8")
     with pytest.raises(ModelError, match=r"TensorRT 11\.0"):
         dla_core(SimpleNamespace(BuilderFlag=eleven, __version__="11.0"), orin, "fp16")
+
+
+class CudaError(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorMemoryAllocation = 2
+
+
+def test_what_cuda_says_is_taken_apart() -> None:
+    fine = CudaError.cudaSuccess
+    assert [check((fine,)), check((fine, 5)), check((fine, 5, 6))] == [None, 5, (5, 6)]
+    with pytest.raises(ModelError, match="CUDA says cudaErrorMemoryAllocation"):
+        check((CudaError.cudaErrorMemoryAllocation, None))
 
 
 class NoCapture:
