@@ -155,6 +155,10 @@ def test_a_dla_is_used_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> 
     assert dla_core(trt, orin, "fp16") == 1
     with pytest.raises(ModelError, match="this device has 0"):
         dla_core(trt, desktop, "fp16")
+    monkeypatch.setenv("RT_AVSAC_DLA", "2")  # they count from 0
+    with pytest.raises(ModelError, match="this device has 2"):
+        dla_core(trt, orin, "fp16")
+    monkeypatch.setenv("RT_AVSAC_DLA", "1")
     with pytest.raises(ModelError, match="asked precision int8"):
         dla_core(trt, orin, "int8")
     with pytest.raises(ModelError, match=r"TensorRT 11\.0"):
@@ -176,7 +180,7 @@ def test_what_cuda_says_is_taken_apart() -> None:
 class NoCapture:
     """CUDA's runtime and an execution context, of an engine that refuses to run while it is captured."""
 
-    capturing, runs = False, 0
+    capturing, runs, failed = False, 0, False
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def cudaStreamBeginCapture(self, *_: object) -> tuple[int]:
@@ -184,8 +188,12 @@ class NoCapture:
         return (0,)
 
     def cudaStreamEndCapture(self, *_: object) -> tuple[int, None]:
-        self.capturing = False
+        self.capturing, self.failed = False, True
         return 901, None
+
+    def cudaGetLastError(self) -> tuple[int]:
+        self.failed = False  # until it is asked for, the next call says it once more
+        return (901,)
 
     def execute_async_v3(self, stream: int) -> bool:
         self.runs += not self.capturing
@@ -200,7 +208,7 @@ def test_an_engine_that_cannot_be_captured_runs_all_the_same() -> None:
     engine._cudart, engine._stream, engine._graphs, engine._buffers = cuda, 0, {}, {}
     for runs in (4, 5):  # three to warm up
         engine._launch([cuda], (), ())
-        assert (cuda.runs, cuda.capturing) == (runs, False)
+        assert (cuda.runs, cuda.capturing, cuda.failed) == (runs, False, False)
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")

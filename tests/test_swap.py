@@ -105,15 +105,27 @@ def test_what_a_killed_build_left_is_tidied_up_by_the_next(tmp_path: Path, how: 
 
 
 def test_only_what_is_whole_takes_a_place_that_is_free(tmp_path: Path) -> None:
-    """Of what killed builds left; none of them holds a lock."""
-    half, whole = tmp_path / ".b.rt-avsac-1", tmp_path / ".b.rt-avsac-2"
+    """Of what killed builds left; none of them holds a lock. A name is no pattern."""
+    half, whole = tmp_path / ".b[1].rt-avsac-1", tmp_path / ".b[1].rt-avsac-2"
     half.mkdir()
     (half / "engine.bin").write_bytes(b"half")
-    swap.sweep(tmp_path / "b", lambda left: (left / "manifest.json").is_file())
+    swap.sweep(tmp_path / "b[1]", lambda left: (left / "manifest.json").is_file())
     assert os.listdir(tmp_path) == []
-    make(tmp_path / "b").rename(whole)
-    swap.sweep(tmp_path / "b", lambda left: (left / "manifest.json").is_file())
-    verify(tmp_path / "b")
+    make(tmp_path / "b[1]").rename(whole)
+    swap.sweep(tmp_path / "b[1]", lambda left: (left / "manifest.json").is_file())
+    verify(tmp_path / "b[1]")
+
+
+def test_a_place_that_is_never_free_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(one: Path, other: Path) -> bool:
+        raise OSError(errno.ENOENT, "No such file or directory", str(other))
+
+    out = make(tmp_path / "b")
+    monkeypatch.setattr(swap, "exchange", taken)
+    with pytest.raises(DiskError, match="No such file"):
+        make(out, b"newer")
+    assert (out / "engine.bin").read_bytes() == b"engine"
+    assert os.listdir(tmp_path) == ["b"]
 
 
 def test_the_workplace_of_a_living_process_stays(tmp_path: Path) -> None:
