@@ -18,6 +18,8 @@ from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.model.yamnet import SameConv
 from rt_avsac.quantize import Range, folded, layers
 
+MODELOPT = "modelopt"  # the word for it beside the names of our own methods
+
 
 def import_modelopt() -> Any:
     """`modelopt.torch.quantization`; ModelError when it is not installed. Takes seconds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Range, folded, layers
 
 Method = Literal["minmax", "percentile", "entropy"]
+METHODS: tuple[Method, ...] = get_args(Method)  # "auto" tries them all
 NUM_BINS = 2048
 PERCENTILE = 99.99
 SMOOTH_ALPHA = 0.5

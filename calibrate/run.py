@@ -37,34 +37,23 @@ from calibrate.compare import (
     table,
     verdict,
 )
-from calibrate.modelopt_ranges import by_modelopt, import_modelopt
-from calibrate.ranges import Method, observe, ranges_of
+from calibrate.modelopt_ranges import MODELOPT, by_modelopt, import_modelopt
+from calibrate.options import check, parser
+from calibrate.ranges import METHODS, observe, ranges_of
 from calibrate.samples import Choice, Sample, collect, digest, listing, verify
 from calibrate.sensitivity import Sweep, cheapest, mask_iou, sounding, sweep
 from rt_avsac.bundle import read
-from rt_avsac.cli import Parser, guarded
+from rt_avsac.cli import guarded
 from rt_avsac.errors import DiskError, ModelError, UserError
 from rt_avsac.model.avsac import Avsac, Deployed
 from rt_avsac.quantize import Calibration, Range, quantized
 from rt_avsac.record import HEAD
-from train.evaluate import KINDS, EvalSet, open_set
+from train.evaluate import EvalSet, open_set
 from train.scores import plain
 
 Say = Callable[[str], None]
 Windows = dict[str, dict[str, dict[str, Any]]]
-METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")  # of "auto"
-MODELOPT = "modelopt"
 ENDING = ".calibration.json"
-COUNT = (1, 10**6)
-LIMITS = {
-    "num": COUNT,
-    "probes": COUNT,
-    "eval_num": COUNT,
-    "threads": (1, 1024),
-    "seed": (0, 2**62),
-    "budget_miou": (0, 100),
-    "budget_alarm": (0, 100),
-}
 
 
 def choose_ranges(
@@ -161,16 +150,6 @@ def workplace(out: Path) -> Iterator[Path]:
                 out.rmdir()
 
 
-def check(args: argparse.Namespace) -> None:
-    """UserError for a number that cannot be; what a number says is asked before the work, not after it."""
-    for name, (least, most) in LIMITS.items():
-        value = getattr(args, name)
-        if not least <= value <= most:  # nan neither
-            raise UserError(
-                f"option --{name.replace('_', '-')}: asked {value}; give at least {least} and at most {most}"
-            )
-
-
 def evaluation(args: argparse.Namespace, size: int, num: int) -> EvalSet:
     return open_set(args.kind, Path(args.eval_data or args.data), args.eval_split, num, args.seed, size)
 
@@ -263,45 +242,12 @@ def run(args: argparse.Namespace) -> int:
     return 1 if over else 0
 
 
-def parser() -> Parser:
-    made = Parser(prog="python -m calibrate", description=__doc__, allow_abbrev=False)
-    made.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="shipped name or .safetensors")
-    made.add_argument("--data", required=True, metavar="PATH", help="data folder, mapping file, or recording")
-    made.add_argument("--out", metavar="DIR", help="folder to write to")
-    made.add_argument(
-        "--verify", metavar="FILE", help="draw the windows of this windows.json again; exit code 1 if other"
-    )
-    made.add_argument("--num", type=int, default=128, help="windows that set the ranges [128]")
-    made.add_argument("--probes", type=int, default=32, help="windows of the sweep over the layers [32]")
-    made.add_argument("--seed", type=int, default=0, help="which windows [0]")
-    made.add_argument("--split", default="train", help="of --data [train]")
-    made.add_argument(
-        "--method",
-        choices=("auto", *METHODS, MODELOPT),
-        default="auto",
-        help="auto: the best of the next three on the probes; modelopt: NVIDIA's, to be installed [auto]",
-    )
-    made.add_argument("--smooth", choices=("auto", "on", "off"), default="auto", help="SmoothQuant's divisors [auto]")
-    made.add_argument("--eval-data", metavar="PATH", default="", help="where int8 is judged [--data]")
-    made.add_argument("--eval-split", default="val", help="[val]")
-    made.add_argument("--eval-num", type=int, default=200, help="evaluation items [200]")
-    made.add_argument("--kind", choices=KINDS, default="composed", help="what the evaluation data are [composed]")
-    made.add_argument("--precisions", default="fp16,bf16,signed", help="judged too; fp16 and signed: slow")
-    made.add_argument("--budget-miou", type=float, default=1.0, help="points of mIoU that each may cost [1.0]")
-    made.add_argument("--budget-alarm", type=float, default=1.0, help="points of false alarms it may add [1.0]")
-    made.add_argument("--no-compare", action="store_true", help="leave the comparison out")
-    made.add_argument("--no-export", action="store_true", help="leave .pt2 and ONNX out")
-    made.add_argument("--threads", type=int, default=1, help="of torch [1]")
-    made.add_argument("-v", "--verbose", action="store_true", help="errors with their traceback")
-    return made
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     def ended(number: int, frame: object) -> None:
         sys.exit(128 + number)  # through every `finally`: no temporary folder stays
 
     before = signal.signal(signal.SIGTERM, ended)
     try:
-        return guarded("python -m calibrate", argv, lambda words: run(parser().parse(words)))
+        return guarded("python -m calibrate", argv, lambda words: run(parser(__doc__).parse(words)))
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rt_avsac import cache
 from rt_avsac.build import LEAST_AGREEMENT, Built, approved_calibration, calibration_of, num_outputs
 from rt_avsac.errors import ModelError, reason
 from rt_avsac.model.settings import NUM_AUDIO_SAMPLES
@@ -49,6 +50,7 @@ def typed(net: Avsac, precision: str, device: str) -> Any:
 
 def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
     """One AOTInductor package; "auto" is fp16."""
+    from rt_avsac.compile import check_precision
     from rt_avsac.cuda_home import toolchain
     from rt_avsac.engines.cuda import ENGINE, import_torch, load_package
     from rt_avsac.model.checkpoint import load
@@ -56,10 +58,7 @@ def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
 
     torch = import_torch()
     precision = "fp16" if request.precision == "auto" else request.precision
-    if precision == "int8":
-        raise ModelError(
-            "precision int8: asked of backend cuda, which has fp32, fp16 and bf16; use tensorrt or openvino"
-        )
+    check_precision("cuda", precision)
     net, header = load(request.checkpoint)
     say("compiling kernels and trying which are fastest, this takes some minutes")
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)
@@ -182,14 +181,13 @@ def config_of(trt: Any, builder: Any) -> Any:
 def timing_cache(trt: Any, config: Any, device: str) -> Iterator[None]:
     """What earlier builds on this GPU with this TensorRT found out about kernels; kept for the next one."""
     key = hashlib.sha256(f"{trt.__version__} {device}".encode()).hexdigest()[:8]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt-avsac"
-    path = base / f"timing-{key}.cache"
+    path = cache.folder() / f"timing-{key}.cache"
     known = path.read_bytes() if path.is_file() else b""
     if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     yield
     with suppress(OSError):  # only the next build is slower
-        base.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
         os.replace(temporary, path)

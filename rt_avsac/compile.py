@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import rt_avsac
-from rt_avsac import bundle
+from rt_avsac import bundle, cache
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import BACKENDS, PRECISIONS, Engine, backend_module, open_engine
 from rt_avsac.errors import DiskError, ModelError, UserError, reason
@@ -163,11 +163,6 @@ def ticking(say: Progress, every_s: float = 15.0) -> Iterator[None]:
             thread.join()
 
 
-def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "rt-avsac" / "bundles"
-
-
 def open_cached(checkpoint: Path, settings: LiveSettings, say: Progress) -> Engine:
     """The engine of this checkpoint; one from the cache that fits and still does not load is built once more."""
     folder, is_new = find_or_build(checkpoint, settings, say)
@@ -188,8 +183,8 @@ def cached_bundle(checkpoint: Path, settings: LiveSettings, say: Progress) -> Pa
 def find_or_build(checkpoint: Path, settings: LiveSettings, say: Progress, again: bool = False) -> tuple[Path, bool]:
     """Cached bundle, whether it was built just now.
 
-    Keyed by checkpoint and calibration, backend, precision, runtime version, device and driver: what is in the cache
-    fits, and what does not fit any more is not found.
+    Named for checkpoint, backend and precision; keyed by both files, runtime version, device, driver, our version and
+    DLA: what is in the cache fits, and what does not fit any more is not found.
     """
     with needed_for(f"model {checkpoint}"):
         backend = choose_backend(settings.device, settings.backend, say)
@@ -199,8 +194,6 @@ def find_or_build(checkpoint: Path, settings: LiveSettings, say: Progress, again
     parts = [
         bundle.sha256(checkpoint),
         bundle.sha256(calibration) if calibration else "",
-        backend,
-        settings.precision,
         repr(sorted(machine.runtime.items())),
         machine.device,
         machine.driver,
@@ -208,7 +201,7 @@ def find_or_build(checkpoint: Path, settings: LiveSettings, say: Progress, again
         os.environ.get("RT_AVSAC_DLA", ""),
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    folder = cache_folder() / f"{checkpoint.stem}-{backend}-{settings.precision}-{key}"
+    folder = cache.folder() / "bundles" / f"{checkpoint.stem}-{backend}-{settings.precision}-{key}"
     if not again and is_whole(folder, parts[0], backend):
         return folder, False
     if not again:

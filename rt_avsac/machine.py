@@ -6,6 +6,7 @@ import glob
 import os
 import platform
 import subprocess
+import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -83,8 +84,6 @@ def gpu_name() -> str:
 
 def memory_mb() -> dict[str, float]:
     """Resident now and at most, of this process; on the GPU too where torch is loaded."""
-    import sys
-
     found = {}
     try:
         status = Path("/proc/self/status").read_text("utf-8")
@@ -144,6 +143,7 @@ class PowerMeter:
             self._looks.setdefault(name, []).append(watts)
 
     def watts(self) -> dict[str, float]:
+        """What is measured → watts; empty where nothing tells."""
         if not self._looks:
             self.look()
         found = {name: round(sum(looks) / len(looks), 3) for name, looks in self._looks.items()}

@@ -98,7 +98,7 @@ def qdq(x: Tensor, scale: Tensor, axis: int, positive: bool) -> Tensor:
     """Round `x` to int8 steps of `scale` and back: one scale (axis -1) or one a channel of `axis`.
 
     One op, so that each backend gets what it likes best: TensorRT a quantize/dequantize pair, ONNX likewise, OpenVINO
-    a FakeQuantize. `positive` only matters there: it allows unsigned steps, twice as fine.
+    a FakeQuantize. `positive` allows unsigned steps, twice as fine, which OpenVINO and torch have; see `signed`.
     """
     rounded: Tensor = torch.ops.rt_avsac.qdq(x, scale, axis, positive)
     return rounded

@@ -36,6 +36,33 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a tiny network; not to be changed."""
+    from tests.tiny_model import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def openvino_bundle(checkpoint: Path) -> Path:
+    """`checkpoint` compiled; not to be changed, neither is the next."""
+    from rt_avsac.compile import Request, build
+
+    out = checkpoint.parent / "openvino"
+    build(Request(checkpoint, "openvino", "fp32"), out, lambda text: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def torch_bundle(checkpoint: Path) -> Path:
+    from rt_avsac.compile import Request, build
+
+    out = checkpoint.parent / "torch"
+    build(Request(checkpoint, "torch", "auto"), out, lambda text: None)
+    return out
+
+
+@pytest.fixture(scope="session")
 def calibrated(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(checkpoint of a tiny network, folder of `python -m calibrate`)"""
     from calibrate.run import main

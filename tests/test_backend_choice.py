@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from rt_avsac import cli, cuda_home
 from rt_avsac import compile as compile_module
-from rt_avsac import cuda_home
-from rt_avsac.compile import cached_bundle, choose_backend
+from rt_avsac.compile import cached_bundle, choose_backend, parse_request
 from rt_avsac.config import LiveSettings
 from rt_avsac.errors import ModelError
-from tests.tiny_model import make_tiny
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 def test_backend_choice() -> None:
@@ -26,6 +20,8 @@ def test_backend_choice() -> None:
     assert choose_backend("auto", "torch") == "torch"
     with pytest.raises(ModelError, match="needs a GPU"):
         choose_backend("cpu", "tensorrt")
+    with pytest.raises(ModelError, match="it runs on CPUs"):
+        choose_backend("cuda", "openvino")
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")
@@ -65,6 +61,24 @@ def test_auto_on_a_machine_with_a_gpu(
     said: list[str] = []
     assert choose_backend(device, "auto", said.append) == chosen
     assert said == (["the GPU is left out: no g++"] if has == {"cuda"} and device == "auto" else [])
+
+
+def test_the_calibration_beside_a_checkpoint_is_used_unless_another_is_given(checkpoint: Path, tmp_path: Path) -> None:
+    def calibration(*words: str) -> str:
+        options = ["--backend", "torch", "--out", str(tmp_path / "b")]
+        args = cli.make_parser().parse(["compile", str(own), *options, *words])
+        return parse_request(args, lambda text: None).calibration
+
+    own, other = tmp_path / "tiny.safetensors", tmp_path / "other.json"
+    own.write_bytes(checkpoint.read_bytes())
+    assert calibration() == ""
+    beside = tmp_path / "tiny.calibration.json"
+    beside.touch()
+    assert calibration() == str(beside)
+    with pytest.raises(ModelError, match=r"other\.json: no such file"):
+        calibration("--calibration", str(other))
+    other.touch()
+    assert calibration("--calibration", str(other)) == str(other)
 
 
 def test_without_torch_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

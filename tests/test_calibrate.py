@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from calibrate import run
 from calibrate.compare import Budget, Row, over_budget, paired_errors, verdict
 from calibrate.modelopt_ranges import by_modelopt, import_modelopt
 from calibrate.ranges import Observer, entropy_limit, observe, ranges_of, smoothing
 from calibrate.samples import Choice, collect
-from calibrate.sensitivity import CUTS, cheapest, mask_iou
+from calibrate.sensitivity import CUTS, Sweep, cheapest, mask_iou
 from rt_avsac import quantize
 from rt_avsac.compile import Request
 from rt_avsac.compile import build as build_bundle
@@ -147,6 +149,31 @@ def test_every_precision_is_judged_and_how_sure_that_is() -> None:
     assert bf16.startswith("bf16 is over the budget: mIoU fell by 2.00")
     assert int8.startswith("int8 is within the budget (8 items")
     assert int8.endswith("mIoU +0.10 ± 0.20, false alarms +0.00 ± 0.30)")
+
+
+@pytest.mark.parametrize(
+    ("int8", "signed", "code", "verdicts"),
+    [(0.6, 0.6, 0, ("within", "within")), (0.5, 0.6, 1, ("over", "within")), (0.6, 0.5, 1, ("within", "over"))],
+)
+def test_what_costs_too_much_is_the_exit_code_and_written_down(
+    int8: float,
+    signed: float,
+    code: int,
+    verdicts: tuple[str, str],
+    calibrated: tuple[Path, Path],
+    calibration: Calibration,
+    small_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`compile` takes int8 by itself only where the calibration says that it was within the budget."""
+    made = dataclasses.replace(calibration, measured={})
+    monkeypatch.setattr(run, "calibrated", lambda *_: (made, Sweep({"head": 0.1}, {0: 1.0}, []), {}))
+    monkeypatch.setattr(run, "compared", lambda *_: rows(int8={"miou": int8}, signed={"miou": signed}))
+    words = ["--data", str(small_set), "--out", str(tmp_path), "--precisions", "signed", "--no-export"]
+    assert run.main([str(calibrated[0]), *words]) == code
+    measured = read_calibration(tmp_path / "tiny.calibration.json").measured
+    assert (measured["verdict"], measured["signed_verdict"]) == verdicts
 
 
 def test_the_error_of_a_difference_is_paired() -> None:

@@ -14,12 +14,6 @@ import pytest
 
 from rt_avsac import build, cli
 from rt_avsac.compile import Request, ended_by_signals
-from tests.tiny_model import make_tiny
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -14,6 +14,8 @@ import pytest
 
 from rt_avsac import cli, errors
 from rt_avsac.config import LiveSettings, read_file
+from rt_avsac.options import add_live
+from rt_avsac.parser import Parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -50,8 +52,8 @@ def test_every_command_is_in_the_readme(command: str) -> None:
 
 
 def test_every_option_of_live_is_in_the_readme() -> None:
-    parser = cli.Parser()
-    cli.add_live(parser)
+    parser = Parser()
+    add_live(parser)
     for action in parser._actions:
         if action.option_strings and not isinstance(action, argparse._HelpAction):
             assert action.option_strings[-1] in README, action.option_strings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from collections import Counter
 from pathlib import Path
@@ -27,7 +28,7 @@ from rt_avsac.build_gpu import (
 )
 from rt_avsac.compile import Request
 from rt_avsac.engines import BACKENDS, Outputs, PackingEngine, backend_module
-from rt_avsac.engines.tensorrt import OUTPUTS, PACKED, TensorRtEngine
+from rt_avsac.engines.tensorrt import OUTPUTS, PACKED, TensorRtEngine, check
 from rt_avsac.errors import ModelError
 from rt_avsac.export import exported, write_pt2
 from rt_avsac.half import spelled_out
@@ -36,12 +37,6 @@ from rt_avsac.model.avsac import Deployed
 from rt_avsac.model.on_device import Packed
 from rt_avsac.probe import windows
 from tests.rtx import build_onnx, build_pt2, needs_rtx, needs_torch_tensorrt
-from tests.tiny_model import make_tiny
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -160,16 +155,32 @@ def test_a_dla_is_used_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> 
     assert dla_core(trt, orin, "fp16") == 1
     with pytest.raises(ModelError, match="this device has 0"):
         dla_core(trt, desktop, "fp16")
+    monkeypatch.setenv("RT_AVSAC_DLA", "2")  # they count from 0
+    with pytest.raises(ModelError, match="this device has 2"):
+        dla_core(trt, orin, "fp16")
+    monkeypatch.setenv("RT_AVSAC_DLA", "1")
     with pytest.raises(ModelError, match="asked precision int8"):
         dla_core(trt, orin, "int8")
     with pytest.raises(ModelError, match=r"TensorRT 11\.0"):
         dla_core(SimpleNamespace(BuilderFlag=eleven, __version__="11.0"), orin, "fp16")
 
 
+class CudaError(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorMemoryAllocation = 2
+
+
+def test_what_cuda_says_is_taken_apart() -> None:
+    fine = CudaError.cudaSuccess
+    assert [check((fine,)), check((fine, 5)), check((fine, 5, 6))] == [None, 5, (5, 6)]
+    with pytest.raises(ModelError, match="CUDA says cudaErrorMemoryAllocation"):
+        check((CudaError.cudaErrorMemoryAllocation, None))
+
+
 class NoCapture:
     """CUDA's runtime and an execution context, of an engine that refuses to run while it is captured."""
 
-    capturing, runs = False, 0
+    capturing, runs, failed = False, 0, False
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def cudaStreamBeginCapture(self, *_: object) -> tuple[int]:
@@ -177,8 +188,12 @@ class NoCapture:
         return (0,)
 
     def cudaStreamEndCapture(self, *_: object) -> tuple[int, None]:
-        self.capturing = False
+        self.capturing, self.failed = False, True
         return 901, None
+
+    def cudaGetLastError(self) -> tuple[int]:
+        self.failed = False  # until it is asked for, the next call says it once more
+        return (901,)
 
     def execute_async_v3(self, stream: int) -> bool:
         self.runs += not self.capturing
@@ -193,7 +208,7 @@ def test_an_engine_that_cannot_be_captured_runs_all_the_same() -> None:
     engine._cudart, engine._stream, engine._graphs, engine._buffers = cuda, 0, {}, {}
     for runs in (4, 5):  # three to warm up
         engine._launch([cuda], (), ())
-        assert (cuda.runs, cuda.capturing) == (runs, False)
+        assert (cuda.runs, cuda.capturing, cuda.failed) == (runs, False, False)
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt_avsac.cli import Parser, guarded
+from rt_avsac.cli import guarded
 from rt_avsac.errors import UserError
 from rt_avsac.infer import fit_audio
+from rt_avsac.parser import Parser
 from rt_avsac.scale import scale
 from train.classes import CLASSES, IGNORE
 from train.items import MUTED, ORIGINAL, EvalItem

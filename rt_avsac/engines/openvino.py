@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt_avsac import cache
 from rt_avsac.bundle import MANIFEST, Machine, Manifest
 from rt_avsac.config import LiveSettings
 from rt_avsac.engines import Outputs
@@ -114,7 +115,7 @@ def cache_folder(manifest: Manifest) -> Path:
 
     What was not opened for KEPT_DAYS is removed.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "rt-avsac" / "openvino"
+    base = cache.folder() / "openvino"
     folder = base / hashlib.sha256(repr(sorted(manifest.files.items())).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)

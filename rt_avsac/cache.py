@@ -1,0 +1,11 @@
+"""Cache: where this user's bundles, and what runtimes learn while they build, are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def folder() -> Path:
+    """$XDG_CACHE_HOME/rt-avsac, by default ~/.cache/rt-avsac; it need not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt-avsac"
