@@ -116,11 +116,12 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     for tried in (calibration, None) if calibration is not None and precision == "auto" else (calibration,):
         say("converting the network")
         model = convert(net, tried, overflows)
+        ov.save_model(model, folder / ENGINE, compress_to_fp16=False)
         say("measuring on this processor")
         runs = {}
         for hint in hints:
             try:
-                runs[hint] = infer_function(compile_model(core, model, hint, request.num_threads))
+                runs[hint] = infer_function(compile_model(core, str(folder / ENGINE), hint, request.num_threads))
             except RuntimeError as error:  # what the processor has may be switched off (ONEDNN_MAX_CPU_ISA)
                 if hint == hints[0]:
                     raise
@@ -131,7 +132,6 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
         if tried is None or precision == "int8" or found["mask_iou"] >= LEAST_AGREEMENT:
             break
         say(f"int8 is left out: its masks agree {found['mask_iou']:.2f} with fp32 on this processor")
-    ov.save_model(model, folder / ENGINE, compress_to_fp16=False)
     return Built(
         next(name for name, value in HINTS.items() if value == hint) if tried is None else "int8",
         header,

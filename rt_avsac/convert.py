@@ -42,7 +42,24 @@ def convert(net: Avsac, calibration: Calibration | None, overflows: bool = False
             place = graph.get_place_by_input_index(index)
             graph.set_partial_shape(place, ov.PartialShape(list(of_input.shape)))
             graph.set_element_type(place, kind)
-        return frontend.convert(graph)
+        model = frontend.convert(graph)
+        keep_exact(model)
+        return model
+
+
+def keep_exact(model: Any) -> None:
+    """From the sound to its logarithm nothing is bf16 or fp16, whatever the hint says: quiet spectra would be lost.
+
+    OpenVINO heeds the mark in a model that it reads from a file, not in this one.
+    """
+    readers = list(model.inputs[1].get_target_inputs())
+    while readers:
+        node = readers.pop().get_node()
+        if not node.get_output_element_type(0).is_real():
+            continue  # shapes
+        node.get_rt_info()["precise_0"] = ""
+        if node.get_type_name() != "Log":
+            readers += [reader for output in node.outputs() for reader in output.get_target_inputs()]
 
 
 def qdq_extension() -> Any:

@@ -128,6 +128,7 @@ def test_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path, capsy
         (["root=nowhere"], "nowhere"),
         (["start_from=nowhere.safetensors"], "no such file"),
         (["batch_size=0"], "must be positive"),
+        (["num_classes=5"], "have 29 classes"),
     ],
 )
 def test_wrong_settings_are_one_line(
@@ -174,6 +175,14 @@ def test_two_classes_are_enough(tmp_path: Path) -> None:
     for item in both.items:
         item.known_area.update({2: 0.2, 3: 0.2})  # type: ignore[union-attr]
     assert len(compose(np.random.default_rng(0), both, settings, 64).sources) == 1, "a picture of both stays alone"
+
+
+@pytest.mark.parametrize("bank", ["0", "20"])
+def test_a_mask_alone_can_be_learnt_from_composed_scenes(bank: str, data: Path, tmp_path: Path) -> None:
+    settings = ("num_classes=1", "class_match=false", f"audio_bank={bank}")
+    assert main(arguments(data, tmp_path / "run", 1, *settings)) == 0
+    header = checkpoint.read_header(tmp_path / "run" / "best.safetensors")
+    assert header["classes"] == ["background", "sounding"]
 
 
 def test_mixtures_hold_what_they_say(data: Path) -> None:

@@ -23,6 +23,7 @@ from PIL import Image
 from rt_avsac.errors import UserError
 from rt_avsac.model.settings import NUM_AUDIO_SAMPLES, SAMPLE_RATE_HZ
 from train.audio_file import read_samples
+from train.classes import BINARY
 from train.log_mel_file import read_log_mel
 
 Kind = Literal["s4", "ms3", "avss"]
@@ -67,7 +68,7 @@ class AvsBench:
     def __init__(self, kind: Kind, root: str | Path, split: str) -> None:
         self.kind: Kind = kind
         self.split = split
-        self.classes: tuple[str, ...] = ("background", "sounding")
+        self.classes: tuple[str, ...] = BINARY
         folder, table = _find(kind, Path(root))
         rows = [row for row in _read_rows(table) if row["split"] == split]
         if not rows:

@@ -11,6 +11,7 @@ CLASSES = (
     "clock", "phone", "truck", "metronome", "violin", "drum",
 )
 # fmt: on
+BINARY = ("background", "sounding")  # of a network that gives a mask alone
 IGNORE = 255  # pixels that count for nothing
 OFF_SCREEN = 0  # class id of a sound that no picture class makes
 

@@ -13,7 +13,7 @@ from rt_avsac.errors import UserError
 from train.avsbench import AvsBench, Kind
 from train.bank import Bank, Say, load_or_build
 from train.bench_samples import BenchSamples
-from train.classes import CLASSES
+from train.classes import BINARY, CLASSES
 from train.mapping import load_pictures, load_sounds
 from train.samples import Composed
 from train.scene import Pictures
@@ -59,6 +59,11 @@ def open_avsbench(run: RunSettings) -> Data:
 def open_composed(run: RunSettings, encoder: nn.Module, say: Say) -> Data:
     """Composed scenes of the training split. UserError without pictures or sounds."""
     settings = run.data
+    if run.model.num_classes not in (1, len(CLASSES)):
+        raise UserError(
+            f"training: composed scenes have {len(CLASSES)} classes; num_classes asked {run.model.num_classes}, "
+            f"give {len(CLASSES)}, or 1 for a mask alone (with class_match=false)"
+        )
     sounds = Sounds(load_sounds(settings.root, "train"), settings)
     pictures = Pictures(load_pictures(settings.root, "train"), sounds.classes, settings)
     if not pictures.sounding:
@@ -68,6 +73,7 @@ def open_composed(run: RunSettings, encoder: nn.Module, say: Say) -> Data:
         if run.train.audio_lr > 0:
             raise UserError("training: audio_bank keeps a frozen encoder's output; audio_lr must be 0, or audio_bank=0")
         path = Path(settings.bank_file or Path(run.train.out) / "bank.safetensors")
-        bank = load_or_build(path, encoder, sounds, settings, run.model.num_classes, say)
-    samples = Composed(pictures, sounds, settings, run.train.seed, run.model.num_classes, bank)
-    return Data(samples, len(pictures.items), CLASSES, LICENCE, bank)
+        bank = load_or_build(path, encoder, sounds, settings, len(CLASSES), say)
+    samples = Composed(pictures, sounds, settings, run.train.seed, len(CLASSES), bank)
+    classes = CLASSES if run.model.num_classes > 1 else BINARY
+    return Data(samples, len(pictures.items), classes, LICENCE, bank)

@@ -42,6 +42,7 @@ class LogMel(nn.Module):
     earlier: Tensor  # [96, 200] and of its mirror image
     cosines: Tensor  # [200, bins]
     sines: Tensor
+    minus: Tensor  # [200] -1: what OpenVINO makes of a difference is bf16 where all is to be fp32
     mel: Tensor  # [bins, 64]
 
     def __init__(self, offset: float) -> None:
@@ -59,6 +60,7 @@ class LogMel(nn.Module):
             "earlier": middle - distance,
             "cosines": (hann[:, None] * np.cos(angle)).astype(np.float32),
             "sines": (hann[:, None] * np.sin(angle)).astype(np.float32),
+            "minus": np.full(len(distance), -1.0, np.float32),
             "mel": mel[bins].astype(np.float32),
         }
         for name, values in buffers.items():
@@ -72,7 +74,9 @@ class LogMel(nn.Module):
         return self.spectrum(audio)
 
     def spectrum(self, audio: Tensor) -> Tensor:
-        later, earlier = audio[:, self.later], audio[:, self.earlier]
-        even, odd = (later + earlier) @ self.cosines, (later - earlier) @ self.sines
+        later, earlier = (
+            audio.index_select(1, at.flatten()).unflatten(1, at.shape) for at in (self.later, self.earlier)
+        )
+        even, odd = (later + earlier) @ self.cosines, (later + earlier * self.minus) @ self.sines
         magnitude = torch.sqrt(even * even + odd * odd + 1e-12)
         return torch.log(magnitude @ self.mel + self.offset)[:, None]
