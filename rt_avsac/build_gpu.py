@@ -52,7 +52,7 @@ def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
     """One AOTInductor package; "auto" is fp16."""
     from rt_avsac.compile import check_precision
     from rt_avsac.cuda_home import toolchain
-    from rt_avsac.engines.cuda import ENGINE, import_torch, load_package
+    from rt_avsac.engines.cuda import ENGINE, HOST, import_torch, load_package
     from rt_avsac.model.checkpoint import load
     from rt_avsac.model.on_device import Packed
 
@@ -62,12 +62,13 @@ def for_cuda(request: Request, folder: Path, say: Progress) -> Built:
     net, header = load(request.checkpoint)
     say("compiling kernels and trying which are fastest, this takes some minutes")
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+    torch.backends.cudnn.allow_tf32 = False  # kernels are tried as they will run
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = program_of(Packed(typed(net, precision, "cuda")), net.settings.image_size, "cuda")
         with toolchain():
             torch._inductor.aoti_compile_and_package(
-                program, package_path=str(folder / ENGINE), inductor_configs=dict(AUTOTUNE)
+                program, package_path=str(folder / ENGINE), inductor_configs=AUTOTUNE | HOST
             )
     compiled, threshold, num = load_package(folder / ENGINE), torch.full((1,), 0.5).cuda(), num_outputs(net)
 

@@ -27,7 +27,7 @@ from rt_avsac.build_gpu import (
     typed,
 )
 from rt_avsac.compile import Request
-from rt_avsac.engines import BACKENDS, Outputs, PackingEngine, backend_module
+from rt_avsac.engines import BACKENDS, Outputs, PackingEngine, backend_module, cuda
 from rt_avsac.engines.tensorrt import OUTPUTS, PACKED, TensorRtEngine, check
 from rt_avsac.errors import ModelError
 from rt_avsac.export import exported, write_pt2
@@ -181,6 +181,7 @@ class NoCapture:
     """CUDA's runtime and an execution context, of an engine that refuses to run while it is captured."""
 
     capturing, runs, failed = False, 0, False
+    admits = True
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def cudaStreamBeginCapture(self, *_: object) -> tuple[int]:
@@ -197,18 +198,38 @@ class NoCapture:
 
     def execute_async_v3(self, stream: int) -> bool:
         self.runs += not self.capturing
-        return not self.capturing
+        return not (self.capturing and self.admits)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: (0,)
 
 
-def test_an_engine_that_cannot_be_captured_runs_all_the_same() -> None:
-    engine, cuda = TensorRtEngine.__new__(TensorRtEngine), NoCapture()
-    engine._cudart, engine._stream, engine._graphs, engine._buffers = cuda, 0, {}, {}
+@pytest.mark.parametrize("admits", [True, False])
+def test_an_engine_that_cannot_be_captured_runs_all_the_same(admits: bool) -> None:
+    engine, runtime = TensorRtEngine.__new__(TensorRtEngine), NoCapture()
+    runtime.admits = admits
+    engine._cudart, engine._stream, engine._graphs, engine._buffers = runtime, 0, {}, {}
     for runs in (4, 5):  # three to warm up
-        engine._launch([cuda], (), ())
-        assert (cuda.runs, cuda.capturing, cuda.failed) == (runs, False, False)
+        engine._launch([runtime], (), ())
+        assert (runtime.runs, runtime.capturing, runtime.failed) == (runs, False, False)
+
+
+def test_loading_asks_no_compiler_about_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would start one, and a new Python, for each kind of vectors: half a minute at every start."""
+    from torch._inductor import cpu_vec_isa
+
+    asked: list[object] = []
+
+    def load(*_: object, **__: object) -> list[object]:
+        return list(cpu_vec_isa.valid_vec_isa_list.__wrapped__())
+
+    monkeypatch.setattr(cuda, "import_torch", lambda: torch)
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", lambda *_: bool(asked.append(_)))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert cuda.load_package(tmp_path / cuda.ENGINE) == []
+    assert not asked
+    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")

@@ -20,6 +20,8 @@ from rt_avsac.errors import ModelError, reason
 
 ENGINE = "engine.pt2"
 WARM_UPS = 3
+# no vectors on the host: what its processor has torch finds out with a compiler and a new Python for each kind
+HOST = {"cpp.vec_isa_ok": False}
 
 
 def import_torch() -> Any:
@@ -46,8 +48,11 @@ def machine() -> Machine:
 def load_package(package: Path) -> Any:
     """The network of a package, for one thread: with locks and events of its own it could not be captured."""
     torch = import_torch()
+    from torch._inductor import config
+
     torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32
-    return torch._inductor.aoti_load_package(str(package), run_single_threaded=True)
+    with config.patch(HOST):
+        return torch._inductor.aoti_load_package(str(package), run_single_threaded=True)
 
 
 class Captured:

@@ -169,11 +169,13 @@ class TensorRtEngine:
         )
         try:
             self._step(contexts, inputs, outputs)
+            refused = False
         except ModelError:
-            cudart.cudaStreamEndCapture(self._stream)  # says once more that it failed
+            refused = True
+        error, graph = cudart.cudaStreamEndCapture(self._stream)
+        if refused or int(error) != 0:  # the engine may have broken the capture and said nothing
             cudart.cudaGetLastError()
             return None
-        graph = check(cudart.cudaStreamEndCapture(self._stream))
         try:
             return check(cudart.cudaGraphInstantiate(graph, 0))
         finally:
