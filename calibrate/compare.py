@@ -26,6 +26,7 @@ from train.listening import raises_alarm
 from train.scores import ALL, Scores
 
 REFERENCE, JUDGED = "fp32", "int8"
+MIN_MIOU = 0.05
 SIGNED = "signed"  # int8 as TensorRT and the exported graph have it
 
 
@@ -194,9 +195,13 @@ def over_budget(rows: list[Row], budget: Budget) -> dict[str, list[str]]:
 
 
 def verdict(rows: list[Row], over: dict[str, list[str]]) -> str:
-    """A line for each precision but fp32, with how sure it is."""
+    """A line for each precision but fp32, with how sure it is; and a warning where fp32 has nothing to lose."""
     before = next(each for each in rows if each.precision == REFERENCE)
     lines = []
+    if not before.miou >= MIN_MIOU:
+        lines.append(
+            f"fp32 has {100 * before.miou:.1f} points of mIoU itself: what the others keep of so little tells nothing"
+        )
     for after in rows:
         lost, gained = differences(before, after)
         costs = over.get(after.precision)

@@ -151,6 +151,13 @@ def test_every_precision_is_judged_and_how_sure_that_is() -> None:
     assert int8.endswith("mIoU +0.10 ± 0.20, false alarms +0.00 ± 0.30)")
 
 
+@pytest.mark.parametrize("miou", [0.0004, float("nan")])
+def test_a_model_that_finds_nothing_has_nothing_to_lose(miou: float) -> None:
+    found = [dataclasses.replace(row, miou=miou) for row in rows(int8={})]
+    warning, *_ = verdict(found, over_budget(found, Budget())).splitlines()
+    assert warning.startswith(f"fp32 has {100 * miou:.1f} points of mIoU itself")
+
+
 @pytest.mark.parametrize(
     ("int8", "signed", "code", "verdicts"),
     [(0.6, 0.6, 0, ("within", "within")), (0.5, 0.6, 1, ("over", "within")), (0.6, 0.5, 1, ("within", "over"))],

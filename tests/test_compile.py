@@ -57,12 +57,13 @@ def test_outputs_are_not_overwritten_by_the_next_run(openvino_bundle: Path) -> N
 def test_an_engine_has_as_many_threads_as_asked(openvino_bundle: Path, torch_bundle: Path) -> None:
     import torch
 
-    settings = LiveSettings(device="cpu", num_threads=2)
-    with open_engine(torch_bundle, settings):
-        assert torch.get_num_threads() == 2
-    with open_engine(openvino_bundle, settings) as engine:
-        assert isinstance(engine, OpenVinoEngine)
-        assert engine._compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    for number in (1, 2):
+        settings = LiveSettings(device="cpu", num_threads=number)
+        with open_engine(torch_bundle, settings):
+            assert torch.get_num_threads() == number
+        with open_engine(openvino_bundle, settings) as engine:
+            assert isinstance(engine, OpenVinoEngine)
+            assert engine._compiled.get_property("INFERENCE_NUM_THREADS") == number
 
 
 def test_manifest_says_what_it_is(openvino_bundle: Path, checkpoint: Path) -> None:
