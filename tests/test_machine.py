@@ -58,8 +58,10 @@ def test_power_of_the_gpu_that_cuda_sees(
 
 def test_power_from_the_energy_that_a_processor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    counter = tmp_path / "energy_uj"
-    monkeypatch.setattr(machine, "RAPL", counter)
+    (tmp_path / "intel-rapl:0").mkdir()
+    (tmp_path / "intel-rapl:0" / "name").write_text("package-0\n")
+    counter = tmp_path / "intel-rapl:0" / "energy_uj"
+    monkeypatch.setattr(machine, "RAPL", str(tmp_path / "intel-rapl:*/"))
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     meter = machine.PowerMeter().start()
     assert "cpu_package" not in meter.watts()
