@@ -38,7 +38,7 @@ def parser(description: str | None) -> Parser:
         "--method",
         choices=("auto", *METHODS, MODELOPT),
         default="auto",
-        help="auto: the best of the next three on the probes; modelopt: NVIDIA's, to be installed [auto]",
+        help="auto: the cheapest of the next three that is as good as any; modelopt: NVIDIA's, to be installed [auto]",
     )
     made.add_argument("--smooth", choices=("auto", "on", "off"), default="auto", help="SmoothQuant's divisors [auto]")
     made.add_argument("--eval-data", metavar="PATH", default="", help="where int8 is judged [--data]")

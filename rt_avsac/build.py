@@ -85,6 +85,7 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     from rt_avsac.engines.openvino import (
         ENGINE,
         HINTS,
+        WEIGHTS,
         capabilities,
         check_precision,
         compile_model,
@@ -116,6 +117,8 @@ def for_openvino(request: Request, folder: Path, say: Progress) -> Built:
     for tried in (calibration, None) if calibration is not None and precision == "auto" else (calibration,):
         say("converting the network")
         model = convert(net, tried, overflows)
+        for name in (ENGINE, WEIGHTS):  # what was compiled before may still have them mapped
+            (folder / name).unlink(missing_ok=True)
         ov.save_model(model, folder / ENGINE, compress_to_fp16=False)
         say("measuring on this processor")
         runs = {}

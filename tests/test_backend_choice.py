@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rt_avsac import cli, cuda_home
+from rt_avsac import cache, cli, cuda_home
 from rt_avsac import compile as compile_module
 from rt_avsac.compile import cached_bundle, choose_backend, parse_request
 from rt_avsac.config import LiveSettings
@@ -98,3 +98,15 @@ def test_what_a_processor_lacks_is_refused_before_anything_is_said(
     assert said == []
     with pytest.raises(ModelError, match="asked of backend cuda"):
         compile_module.check_precision("cuda", "int8")
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under any number."""
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert cache.folder().name == "rt-avsac"
